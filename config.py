@@ -1,0 +1,8 @@
+"""pyinfra's own settings, read before the inventory."""
+
+from pyinfra import config
+
+config.REQUIRE_PYINFRA_VERSION = "==3.10.0"
+config.SUDO = True
+# One host that fails stops the run: --fail-percent N is the way to go on without it.
+config.FAIL_PERCENT = 0

@@ -1,0 +1,31 @@
+"""The stack: which role in which stage. A host gets the roles whose groups it is in.
+
+    pyinfra inventories/prod.py deploy.py
+"""
+
+from groundwork.preflight import preflight
+from groundwork.stages import stage
+from tasks.app import app
+from tasks.base import base
+from tasks.chromadb import chromadb
+from tasks.docker import docker
+from tasks.mongodb import mongodb
+from tasks.nginx import nginx
+from tasks.redis import redis
+
+preflight()
+
+stage("host")
+base()
+docker()
+
+stage("data")
+mongodb()
+redis()
+chromadb()
+
+stage("application")
+app()
+
+stage("edge")
+nginx()

@@ -1,0 +1,1 @@
+"""Facts that pyinfra lacks: each answers for many things in one command."""

@@ -1,0 +1,66 @@
+"""Users, groups and their keys: all, in one question."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from typing import Iterable
+
+from pyinfra.api import FactBase
+
+
+@dataclass
+class Account:
+    """A user as the host knows it."""
+
+    home: str
+    shell: str
+    group: str = ""
+    groups: set[str] = field(default_factory=set)
+    keys: list[str] | None = None
+    """Lines of ~/.ssh/authorized_keys, None where there is no such file."""
+
+
+@dataclass
+class Found:
+    """All accounts."""
+
+    users: dict[str, Account] = field(default_factory=dict)
+    groups: set[str] = field(default_factory=set)
+
+
+class Accounts(FactBase):
+    """Every user and group, and the authorized keys of the users named."""
+
+    def command(self, keys_of: Iterable[str] = ()) -> str:
+        names = " ".join(shlex.quote(name) for name in keys_of)
+        return (
+            "getent passwd | sed 's/^/U|/'; getent group | sed 's/^/G|/'; "
+            f"for user in {names}; do home=$(getent passwd \"$user\" | cut -d: -f6); "
+            'file="$home/.ssh/authorized_keys"; '
+            '[ -n "$home" ] && [ -f "$file" ] && { echo "F|$user"; sed "s/^/K|$user|/" "$file"; }; done; true'
+        )
+
+    def process(self, output):
+        found, members, gids = Found(), [], {}
+        for line in output:
+            tag, rest = line.split("|", 1)
+            if tag == "U":
+                name, _, _, gid, _, home, shell = rest.split(":")
+                found.users[name] = Account(home, shell, gid)
+            elif tag == "G":
+                name, _, gid, users = rest.split(":")
+                found.groups.add(name)
+                gids[gid] = name
+                members += [(user, name) for user in users.split(",") if user]
+            elif tag == "F":
+                found.users[rest].keys = []
+            elif tag == "K":
+                user, key = rest.split("|", 1)
+                found.users[user].keys.append(key)
+        for account in found.users.values():
+            account.group = gids.get(account.group, account.group)
+        for user, group in members:
+            if user in found.users:
+                found.users[user].groups.add(group)
+        return found

@@ -1,0 +1,33 @@
+"""What a host is."""
+
+from pyinfra.api import FactBase
+
+from groundwork.topology import Machine as MachineData
+
+
+class Machine(FactBase):
+    """Distribution, hardware and room of a host, in one question.
+
+    Gives a `groundwork.topology.Machine`, or None where the answer can't be read.
+    """
+
+    def command(self) -> str:
+        return (
+            '. /etc/os-release; echo "distribution=$ID"; echo "codename=$VERSION_CODENAME"; '
+            'echo "architecture=$(dpkg --print-architecture)"; echo "cores=$(nproc)"; '
+            "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/memory=\\1/p' /proc/meminfo; "
+            'echo "container=$(systemd-detect-virt --container)"; '
+            "df --output=avail -k / | sed -n '2s/^ */disk_free=/p'"
+        )
+
+    def process(self, output):
+        found = dict(line.split("=", 1) for line in output if "=" in line)
+        return MachineData(
+            distribution=found["distribution"],
+            codename=found.get("codename", ""),
+            architecture=found["architecture"],
+            memory=int(found["memory"]) // 1024,
+            cores=int(found["cores"]),
+            container=found["container"] not in ("none", ""),
+            disk_free=int(found["disk_free"]) // 1024,
+        )

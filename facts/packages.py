@@ -1,0 +1,66 @@
+"""Packages, and the state of apt and dpkg."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from typing import Iterable
+
+from pyinfra.api import FactBase
+
+GUARD = "/usr/sbin/policy-rc.d"
+"""invoke-rc.d asks it whether a service may start (Debian policy 9.3.3.1)."""
+
+
+@dataclass
+class AptState:
+    """What one question gives."""
+
+    versions: dict[str, str] = field(default_factory=dict)
+    """Installed version of each package that is installed whole."""
+    held: set[str] = field(default_factory=set)
+    broken: bool = False
+    """dpkg was interrupted."""
+    lists_age: int | None = None
+    """Seconds since the last `apt-get update` that worked, None for never."""
+    sources_newer: bool = False
+    """A source or key file is newer than the lists."""
+    guard_left: bool = False
+    """A run that died left our policy-rc.d behind."""
+
+
+class Apt(FactBase):
+    """Installed versions of the packages named, holds, and what apt needs before it can work."""
+
+    requires_command = None
+
+    def command(self, packages: Iterable[str]) -> str:
+        names = " ".join(shlex.quote(name) for name in packages)
+        return (
+            f"dpkg-query -W -f='V|${{Package}}|${{Version}}|${{db:Status-Status}}\\n' {names} 2>/dev/null; "
+            "apt-mark showhold | sed 's/^/H|/'; "
+            '[ -z "$(dpkg --audit 2>/dev/null | head -n 1)" ] || echo B; '
+            "lists=/var/lib/groundwork/apt-updated; "
+            '[ -e $lists ] && echo "A|$(($(date +%s) - $(stat -c %Y $lists)))"; '
+            '[ -e $lists ] && [ -n "$(find /etc/apt/sources.list /etc/apt/sources.list.d '
+            '/etc/apt/keyrings /etc/apt/preferences.d -newercm $lists 2>/dev/null | head -n 1)" ] && echo N; '
+            f"grep -qs groundwork {GUARD} && echo G; true"
+        )
+
+    def process(self, output):
+        found = AptState()
+        for line in output:
+            tag, *rest = line.split("|")
+            if tag == "V" and rest[2] == "installed":
+                found.versions[rest[0]] = rest[1]
+            elif tag == "H":
+                found.held.add(rest[0])
+            elif tag == "B":
+                found.broken = True
+            elif tag == "A":
+                found.lists_age = int(rest[0])
+            elif tag == "N":
+                found.sources_newer = True
+            elif tag == "G":
+                found.guard_left = True
+        return found

@@ -1,0 +1,65 @@
+"""What this process works on: the inventory's topology and its secrets, made once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pyinfra import host, inventory
+
+from groundwork.roles import all_roles
+from groundwork.secrets import SecretStore
+from groundwork.topology import Here, Topology
+
+_made: dict[str, Any] = {}
+
+
+def topology() -> Topology:
+    """The topology of the inventory at hand."""
+    if "topology" not in _made:
+        hosts = {item.name: (list(item.groups), item.data.dict()) for item in inventory}
+        _made["topology"] = Topology(hosts, all_roles())
+    return _made["topology"]
+
+
+def forget() -> None:
+    """Forget what was made: for tests, which work on many inventories in one process."""
+    _made.clear()
+
+
+def current() -> Here:
+    """The topology as the current host sees it."""
+    return topology().hosts[host.name]
+
+
+def inventory_file() -> Path:
+    """The inventory file of this run: pyinfra does not keep it, its command line does.
+
+    pyinfra puts every host into a group called as the file, which tells it from deploy.py. Where
+    there is no such file (hosts named on the command line), it is `inventories/none.py`, so that a
+    missing secret's message still names a place.
+    """
+    groups = {name for here in topology().hosts.values() for name in here.groups}
+    for argument in sys.argv[1:]:
+        path = Path(argument)
+        if path.suffix == ".py" and path.stem in groups and path.is_file():
+            return path
+    return Path("inventories/none.py")
+
+
+def secret_store() -> SecretStore:
+    """Where this inventory's secrets come from."""
+    if "secrets" not in _made:
+        lab = all(here.data.get("lab_suite") for here in topology().hosts.values())
+        _made["secrets"] = SecretStore.for_inventory(inventory_file(), lab=lab)
+    return _made["secrets"]
+
+
+def secret_value(name: str) -> str:
+    """The value of a secret. Call it only where the value is written or used.
+
+    Raises:
+        SecretError: when there is none; the message says where it was looked for.
+    """
+    return secret_store().value(name)

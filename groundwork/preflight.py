@@ -1,0 +1,265 @@
+"""Everything that can be known to be wrong before a host is touched, said at once."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import ipaddress
+import sys
+from pathlib import Path
+from typing import Iterable
+
+import gevent
+from gevent.lock import Semaphore
+from jinja2 import TemplateError
+from pyinfra import inventory
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.connectors.fake import FakeConnectorData
+from pyinfra.connectors.ssh import ConnectorData
+from pyinfra.context import ctx_host
+
+from facts.machine import Machine
+from groundwork import context
+from groundwork.rows import File
+from groundwork.settings import HostSettings, RoleSettings, key, keys
+from groundwork.templates import render
+from groundwork.topology import INTERNET, Here, SettingsError, Topology
+
+SUPPORTED = {
+    "ubuntu": ("jammy", "noble"),
+    "debian": ("bookworm", "trixie"),
+}
+DISK_MINIMUM = 2048
+"""MiB free on /: the packages and environments of all roles took 1.6 GiB on a bookworm lab host."""
+
+_once = Semaphore()
+_outcome: dict[str, list[str]] = {}
+
+
+def preflight() -> None:
+    """Check settings, topology, secrets, templates and hosts; all hosts at once, once per run.
+
+    Raises:
+        PyinfraError: with every error found, one a line. Nothing has been changed then.
+    """
+    with _once:
+        if "errors" not in _outcome:
+            _outcome["errors"] = list(_errors())
+    if _outcome["errors"]:
+        raise PyinfraError(_text(_outcome["errors"]))
+
+
+def forget() -> None:
+    """Forget the outcome: for tests, which check many inventories in one process."""
+    _outcome.clear()
+    context.forget()
+
+
+def _text(errors: list[str]) -> str:
+    count = f"{len(errors)} thing{'s' * (len(errors) > 1)} to put right, nothing was changed:"
+    return "\n".join([count, *(f"  - {error}" for error in errors)])
+
+
+def _errors() -> Iterable[str]:
+    """Errors, in rounds: what a round finds would only make noise in the next."""
+    topology = context.topology()
+    errors = list(_command_line()) or list(setting_errors(topology))
+    if not errors:
+        errors = [f"secret: {message}" for message in _missing_secrets(topology)]
+    if not errors:
+        errors = list(_machine_errors(topology))
+    if not errors:
+        errors = list(_template_errors(topology))
+    return dict.fromkeys(errors)
+
+
+def _command_line() -> Iterable[str]:
+    if "--no-wait" in sys.argv:
+        yield "--no-wait: refused, because a failure would end with exit status 0"
+    if not list(inventory.get_active_hosts()):
+        yield "no host to work on: the inventory is empty, or --limit matches none of its hosts"
+
+
+# Settings
+
+
+def setting_errors(topology: Topology) -> Iterable[str]:
+    """What is wrong with the inventory's settings, with no host asked."""
+    known = _known_keys(topology)
+    for here in topology.hosts.values():
+        groups = [group for group in here.groups if group in topology.roles]
+        if not groups and "base" not in here.groups:
+            yield f"{here.name}: is in no role's group ({', '.join(topology.roles)})"
+        for name in here.data:
+            if name not in known and not name.startswith("_"):
+                yield f"{_where(here, name)}: unknown key{_nearest(name, known)}"
+    refused = [error for here in topology.hosts.values() for error in _refused(here)]
+    yield from refused
+    if not refused:
+        for here in topology.hosts.values():
+            yield from _combination_errors(here)
+
+
+def _known_keys(topology: Topology) -> set[str]:
+    known = {*ConnectorData.__annotations__, *FakeConnectorData.__annotations__, *keys(HostSettings)}
+    for settings in topology.roles.values():
+        known |= set(keys(settings))
+    return known
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else "; docs/settings.md lists what can be set"
+
+
+def _refused(here: Here) -> Iterable[str]:
+    for settings in (HostSettings, *(here.topology.roles[role] for role in here.roles)):
+        try:
+            here.settings(settings)
+        except SettingsError as error:
+            for sentence in error.errors:
+                name = sentence.split(" ")[0].split("[")[0].rstrip(":")
+                yield f"{_where(here, name, short=True)}{sentence}"
+
+
+def _combination_errors(here: Here) -> Iterable[str]:
+    try:
+        ipaddress.ip_address(here.private_address)
+    except ValueError:
+        yield (
+            f"{here.name}: private_address is not set, and {here.private_address!r} is not an "
+            "address: set private_address in the inventory to the IP that the other hosts use"
+        )
+    flow_errors = list(_flow_errors(here))
+    yield from flow_errors
+    if flow_errors:
+        return
+    for role in here.roles:
+        settings = here.settings(here.topology.roles[role])
+        yield from (f"{here.name}: {error}" for error in settings.errors(here))
+        yield from _memory_errors(here, settings)
+
+
+def _flow_errors(here: Here) -> Iterable[str]:
+    for item in here.settings(HostSettings).flows:
+        if set(item) != {"source", "role", "port"}:
+            yield f'flows: {item!r} must have just the keys "source", "role" and "port"'
+        elif item["role"] not in here.topology.roles:
+            yield f"flows: role {item['role']!r} is none of {', '.join(here.topology.roles)}"
+        elif not isinstance(item["port"], int) or not 1 <= item["port"] <= 65535:
+            yield f"flows: port {item['port']!r} is not a number from 1 to 65535"
+        else:
+            try:
+                here.topology.networks_of(item["source"])
+            except KeyError:
+                yield (
+                    f"flows: source {item['source']!r} is no role, no external, no network, "
+                    f'and not "{INTERNET}"'
+                )
+
+
+def _memory_errors(here: Here, settings: RoleSettings) -> Iterable[str]:
+    if not settings.memory_weight:
+        return
+    share = here.memory_share(settings.role)
+    if share < settings.memory_minimum:
+        yield (
+            f"{here.name}: {here.memory} MiB of memory leave {share} MiB for {settings.role}, which "
+            f"needs {settings.memory_minimum}: move a role to another host, or take a larger one "
+            "(hardware_memory overrides what the host reports)"
+        )
+
+
+def _where(here: Here, name: str, short: bool = False) -> str:
+    """Where a key's value comes from: the file and line, or the command line."""
+    given = (f"--data {name}=" in " ".join(sys.argv)) or any(
+        argument.startswith(f"{name}=") for argument in sys.argv
+    )
+    place = f"--data {name}" if given else _place(here, name)
+    if short:
+        return f"{place}: " if place else f"{here.name}: "
+    return place and f"{place}: {name}" or f"{here.name}: {name}"
+
+
+def _place(here: Here, name: str) -> str | None:
+    """`file:line` of the last assignment to a key that counts for this host, by reading the files."""
+    source = context.inventory_file()
+    candidates = [source, *(source.parent / "group_data" / f"{group}.py" for group in reversed(here.groups))]
+    candidates.append(source.parent / "group_data" / "all.py")
+    for path in candidates:
+        line = path.is_file() and _line_of(path, name)
+        if line:
+            return f"{path}:{line}"
+    return None
+
+
+def _line_of(path: Path, name: str) -> int | None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == name for target in node.targets
+        ):
+            return node.lineno
+        if isinstance(node, ast.Constant) and node.value == name or (
+            isinstance(node, ast.keyword) and node.arg == name
+        ):
+            return getattr(node, "lineno", None)
+    return None
+
+
+# Secrets
+
+
+def _missing_secrets(topology: Topology) -> list[str]:
+    wanted: dict[str, None] = {}
+    for here in topology.hosts.values():
+        for role in here.roles:
+            for secret in here.settings(topology.roles[role]).secrets(here):
+                wanted[secret.name] = None
+    return context.secret_store().missing(list(wanted))
+
+
+# Hosts: asked, not changed
+
+
+def _machine_errors(topology: Topology) -> Iterable[str]:
+    def ask(item) -> None:
+        with ctx_host.use(item):
+            topology.hosts[item.name].machine = item.get_fact(Machine)
+
+    gevent.joinall([gevent.spawn(ask, item) for item in inventory.get_active_hosts()])
+    for item in inventory.get_active_hosts():
+        here = topology.hosts[item.name]
+        if here.machine is None:
+            yield f"{here.name}: can't be asked what it is (does sudo work for its ssh_user?)"
+            continue
+        machine = here.machine
+        if machine.codename not in SUPPORTED.get(machine.distribution, ()):
+            supported = ", ".join(f"{name} {series}" for name in SUPPORTED for series in SUPPORTED[name])
+            yield f"{here.name}: {machine.distribution} {machine.codename} is not supported: {supported}"
+        if machine.disk_free < DISK_MINIMUM:
+            yield f"{here.name}: {machine.disk_free} MiB free on /, {DISK_MINIMUM} are needed"
+        yield from _combination_errors(here)
+
+
+# Templates
+
+
+def _template_errors(topology: Topology) -> Iterable[str]:
+    active = {item.name for item in inventory.get_active_hosts()}
+    for here in topology.hosts.values():
+        if here.name in active:
+            for role in here.roles:
+                yield from render_errors(here, here.settings(topology.roles[role]))
+
+
+def render_errors(here: Here, settings: RoleSettings) -> Iterable[str]:
+    """What is wrong with a role's templates on a host; no secret is resolved."""
+    for row in settings.files(here):
+        if not isinstance(row, File):
+            continue
+        try:
+            render(row, settings, here, secret=lambda name: "checked-before-it-lands")
+        except (TemplateError, OSError, ValueError) as error:
+            source = f"templates/{row.template}" if row.template else f"files/{row.source}"
+            line = f":{error.lineno}" if getattr(error, "lineno", None) else ""
+            yield f"{source}{line}: {error} (for {row.path} on {here.name})"

@@ -1,0 +1,141 @@
+"""What can be set: the base of every role's Settings, and the settings that belong to no role.
+
+Group data is flat and prefixed (`mongodb_port = 27018`), as pyinfra's precedence wants it. Each
+role declares one `RoleSettings` class; its fields without the prefix are the keys with it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Iterable
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from groundwork.secrets import Secret
+
+if TYPE_CHECKING:
+    from groundwork.rows import Row
+    from groundwork.topology import Flow, Here
+
+Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+Mode = Annotated[str, Field(pattern=r"^[0-7]{3,4}$")]
+
+
+def _address(value: str) -> str:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is not an IP address such as 10.0.0.5") from None
+    return value
+
+
+def _network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is not a network such as 10.0.0.0/24 or an address") from None
+    return value
+
+
+def _user_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,30}", value):
+        raise ValueError(f"{value!r} is not a user name (lower-case letters, digits, - and _)")
+    return value
+
+
+def _domain(value: str) -> str:
+    label = r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+    if len(value) > 253 or not re.fullmatch(rf"({label}\.)*{label}", value):
+        raise ValueError(f"{value!r} is not a host name such as app.example.org")
+    return value
+
+
+def _absolute(value: str) -> str:
+    if not re.fullmatch(r"/[A-Za-z0-9_./@:+-]*", value) or ".." in value.split("/"):
+        raise ValueError(f"{value!r} is not an absolute path of plain characters")
+    return value
+
+
+def _size(value: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]*[KMG]", value):
+        raise ValueError(f"{value!r} is not a size such as 100M (K, M or G)")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+Network = Annotated[str, AfterValidator(_network)]
+UserName = Annotated[str, AfterValidator(_user_name)]
+Domain = Annotated[str, AfterValidator(_domain)]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+Size = Annotated[str, AfterValidator(_size)]
+
+
+class Part(BaseModel):
+    """A nested value of a setting, written as a dict in group data: a user, a collection."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, arbitrary_types_allowed=True
+    )
+
+
+class RoleSettings(Part):
+    """One role: what can be set, and what follows from it.
+
+    A subclass sets `role` (the group's name and the prefix of its keys), and overrides what it
+    needs of the methods. They are pure: settings and topology in, declarations out; `preflight`
+    calls them for every host before one is touched, and the tests call them with no host at all.
+    """
+
+    role: ClassVar[str]
+    memory_weight: ClassVar[int] = 0
+    """Share of the host's memory, against the weights of the other roles; 0 takes no share."""
+    memory_minimum: ClassVar[int] = 0
+    """MiB below which the role does not run well; a smaller share is refused."""
+
+    def secrets(self, here: Here) -> list[Secret]:
+        """Names of the secrets the role needs on this host."""
+        return []
+
+    def files(self, here: Here) -> list[Row]:
+        """Files, directories and links that the role owns on this host."""
+        return []
+
+    def flows(self) -> list[Flow]:
+        """Who may reach the role's ports, besides the host itself."""
+        return []
+
+    def errors(self, here: Here) -> Iterable[str]:
+        """What is wrong with this combination on this host, each a sentence that starts with a key."""
+        return []
+
+
+class HostSettings(RoleSettings):
+    """Settings that belong to the host or to the whole inventory, and to no single role."""
+
+    role: ClassVar[str] = ""
+
+    environment: str = "production"
+    """What this is: production, staging, lab; goes into the application's ENVIRONMENT."""
+    private_address: Address | None = None
+    """Address that the other hosts of the inventory use; by default `ssh_hostname` or the host's name."""
+    hardware_memory: int | None = Field(default=None, ge=256)
+    """MiB of memory to plan with, instead of what the host reports."""
+    hardware_cores: int | None = Field(default=None, ge=1)
+    """Cores to plan with, instead of what the host reports."""
+    flows: list[dict[str, Any]] = []
+    """More flows: {"source": role, network or "internet", "role": role, "port": port}."""
+    externals: list[Any] = []
+    """Services that Groundwork does not provision: external("postgresql", host=…, port=5432)."""
+    lab_suite: str | None = None
+    """Set by lab_host(): the distribution of a lab host. Lab hosts use generated secrets."""
+
+
+def key(settings: type[RoleSettings], field: str) -> str:
+    """The key in group data of a field: `mongodb_port` of the field `port` of the role mongodb."""
+    return f"{settings.role}_{field}" if settings.role else field
+
+
+def keys(settings: type[RoleSettings]) -> dict[str, str]:
+    """Keys in group data, with the field each belongs to."""
+    return {key(settings, field): field for field in settings.model_fields}

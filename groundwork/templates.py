@@ -1,0 +1,70 @@
+"""Templates: one Jinja environment, strict about names it does not know."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Callable
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from groundwork.rows import File
+from groundwork.settings import RoleSettings
+from groundwork.topology import Here
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _environment_value(value: object) -> str:
+    """Quote a value for a systemd EnvironmentFile (systemd.exec(5): C-style escapes in quotes).
+
+    Raises:
+        ValueError: for a NUL or a line break other than \\n, which no environment file can carry.
+    """
+    text = str(value)
+    if "\0" in text or "\r" in text:
+        raise ValueError("an environment value can't contain NUL or carriage return")
+    for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("$", "\\$"), ("`", "\\`")):
+        text = text.replace(plain, escaped)
+    return f'"{text}"'
+
+
+_jinja = Environment(
+    loader=FileSystemLoader(ROOT / "templates"),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,
+)
+_jinja.filters["sha256"] = lambda text: hashlib.sha256(text.encode()).hexdigest()
+_jinja.filters["url"] = lambda text: quote(str(text), safe="")
+_jinja.filters["environment_value"] = _environment_value
+
+
+def render(row: File, settings: RoleSettings, here: Here, secret: Callable[[str], str]) -> bytes:
+    """The content of a file row.
+
+    Args:
+        secret: gives a secret's value by its name; called only for rows marked `secret`.
+    Raises:
+        jinja2.TemplateError: for a syntax error or a name that is not defined.
+        OSError: for a source file that can't be read.
+        PermissionError: for a template that asks for a secret in a row not marked `secret`.
+    """
+    if row.content is not None:
+        return row.content.encode()
+    if row.source is not None:
+        return (ROOT / "files" / row.source).read_bytes()
+
+    def guarded(name: str) -> str:
+        if not row.secret:
+            raise PermissionError(f"{row.path}: its row must be marked secret=True to hold {name}")
+        return secret(name)
+
+    template = _jinja.get_template(row.template or "")
+    header = f"Managed by Groundwork (templates/{row.template}): changes here are overwritten."
+    return template.render(
+        settings=settings, here=here, secret=guarded, managed=header, **row.variables
+    ).encode()

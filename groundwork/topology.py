@@ -1,0 +1,280 @@
+"""Who is where and who may reach whom, from inventory data alone.
+
+The same topology configures the services (addresses, URIs), opens the firewall (flows), and tells
+the tests what must be open and what closed. It never asks another host for a fact, so `--limit` works.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Mapping, TypeVar
+
+from pydantic import ValidationError
+
+from groundwork.settings import HostSettings, RoleSettings, key
+
+S = TypeVar("S", bound=RoleSettings)
+
+INTERNET = "internet"
+MEMORY_RESERVE = 0.20
+"""Share of a host's memory that no role plans with: kernel, page cache, sshd, a login in need."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """`source` may reach `role` on `port` (TCP).
+
+    `source` is a role, an external's name, a network in CIDR form, or "internet".
+    """
+
+    source: str
+    role: str
+    port: int
+
+
+@dataclass(frozen=True)
+class External:
+    """A service or a set of clients that Groundwork does not provision."""
+
+    name: str
+    host: str | None = None
+    port: int | None = None
+    tls: bool = False
+    networks: tuple[str, ...] = ()
+
+
+def external(
+    name: str,
+    host: str | None = None,
+    port: int | None = None,
+    tls: bool = False,
+    networks: tuple[str, ...] | list[str] = (),
+) -> External:
+    """Declare what is not provisioned by us: an RDS, the office's addresses, a box elsewhere.
+
+    Args:
+        name: a role's name ("postgresql") for a service, any name for a set of clients ("office").
+        host, port, tls: where a service is.
+        networks: where clients come from, in CIDR form.
+    """
+    return External(name, host, port, tls, tuple(networks))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a host is: facts that do not change during a run."""
+
+    distribution: str
+    """`ID` of /etc/os-release: ubuntu, debian."""
+    codename: str
+    """`VERSION_CODENAME`: jammy, noble, bookworm, trixie."""
+    architecture: str
+    """dpkg's word: amd64, arm64."""
+    memory: int
+    """MiB."""
+    cores: int
+    container: bool = False
+    """Shares its kernel: what is global to the kernel is written for boot and not applied."""
+    disk_free: int = 1 << 20
+    """MiB free on /."""
+
+
+class SettingsError(Exception):
+    """What is wrong with the settings, one sentence a line."""
+
+    def __init__(self, errors: list[str]):
+        super().__init__("\n".join(errors))
+        self.errors = errors
+
+
+class Topology:
+    """All hosts of an inventory.
+
+    Args:
+        hosts: name -> (groups, data), in inventory order.
+        roles: role name -> its Settings class.
+    """
+
+    def __init__(
+        self,
+        hosts: Mapping[str, tuple[list[str], dict[str, Any]]],
+        roles: Mapping[str, type[RoleSettings]],
+    ):
+        self.roles = dict(roles)
+        self.hosts = {name: Here(self, name, groups, data) for name, (groups, data) in hosts.items()}
+
+    def with_role(self, role: str) -> list[Here]:
+        """Hosts that carry a role, in inventory order."""
+        return [host for host in self.hosts.values() if role in host.roles]
+
+    def external(self, name: str) -> External | None:
+        """The external of that name, whichever host declares it."""
+        for host in self.hosts.values():
+            for item in host.settings(HostSettings).externals:
+                if isinstance(item, External) and item.name == name:
+                    return item
+        return None
+
+    def flows(self) -> list[Flow]:
+        """Every flow: what the roles bring with them, and what the settings add."""
+        found: dict[Flow, None] = {}
+        for host in self.hosts.values():
+            for role in host.roles:
+                found.update(dict.fromkeys(host.settings(self.roles[role]).flows()))
+            for item in host.settings(HostSettings).flows:
+                found[Flow(**item)] = None
+        return list(found)
+
+    def networks_of(self, source: str) -> list[str] | None:
+        """Networks that a flow's source stands for; None stands for everybody.
+
+        Raises:
+            KeyError: for a source that is no role, no external and no network.
+        """
+        if source == INTERNET:
+            return None
+        if source in self.roles:
+            return [host.private_address for host in self.with_role(source)]
+        if found := self.external(source):
+            return list(found.networks)
+        try:
+            return [str(ipaddress.ip_network(source))]
+        except ValueError:
+            raise KeyError(source) from None
+
+
+@dataclass
+class Opening:
+    """A port that this host's firewall opens, and to whom."""
+
+    port: int
+    role: str
+    sources: dict[str, list[str] | None] = field(default_factory=dict)
+    """Flow source -> its networks; None stands for everybody."""
+
+    @property
+    def everybody(self) -> bool:
+        return any(networks is None for networks in self.sources.values())
+
+    def networks(self, version: int) -> list[str]:
+        """Networks of one IP version that may reach the port."""
+        every = {
+            network
+            for networks in self.sources.values()
+            for network in networks or []
+            if ipaddress.ip_network(network).version == version
+        }
+        return sorted(every)
+
+
+class Here:
+    """The topology as one host sees it: what settings, templates and roles ask."""
+
+    def __init__(self, topology: Topology, name: str, groups: list[str], data: dict[str, Any]):
+        self.topology = topology
+        self.name = name
+        self.groups = list(groups)
+        self.data = data
+        self.machine: Machine | None = None
+        self._settings: dict[type[RoleSettings], RoleSettings] = {}
+
+    @cached_property
+    def roles(self) -> list[str]:
+        """Roles of this host: `base`, and every group that is a role, in the order of deploy.py."""
+        return [role for role in self.topology.roles if role == "base" or role in self.groups]
+
+    def settings(self, cls: type[S]) -> S:
+        """The checked settings of a role on this host.
+
+        Raises:
+            SettingsError: with one sentence for each value that is refused.
+        """
+        if cls not in self._settings:
+            self._settings[cls] = self._checked(cls)
+        return self._settings[cls]  # type: ignore[return-value]
+
+    def _checked(self, cls: type[S]) -> S:
+        given = {
+            name: self.data[key(cls, name)] for name in cls.model_fields if key(cls, name) in self.data
+        }
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise SettingsError([_sentence(cls, item) for item in error.errors()]) from None
+
+    # Addresses
+
+    @cached_property
+    def private_address(self) -> str:
+        """Address that the other hosts use."""
+        given = self.settings(HostSettings).private_address
+        return given or str(self.data.get("ssh_hostname") or self.name)
+
+    def address_of(self, other: Here) -> str:
+        """Where this host finds another: loopback for itself, else the private address."""
+        return "127.0.0.1" if other is self else other.private_address
+
+    def peers(self, role: str) -> list[Here]:
+        """Hosts that carry a role, this one first if it does."""
+        return sorted(self.topology.with_role(role), key=lambda host: host is not self)
+
+    def address(self, role: str) -> str | None:
+        """Where this host finds a role: the nearest peer, or the external of that name."""
+        for peer in self.peers(role):
+            return self.address_of(peer)
+        found = self.topology.external(role)
+        return found.host if found else None
+
+    def settings_of(self, role: str) -> Any:
+        """Settings of a role on the peer that `address` names."""
+        return self.peers(role)[0].settings(self.topology.roles[role])
+
+    # Ports
+
+    def openings(self) -> list[Opening]:
+        """What this host's firewall opens, by port."""
+        found: dict[int, Opening] = {}
+        for flow in self.topology.flows():
+            if flow.role in self.roles:
+                opening = found.setdefault(flow.port, Opening(flow.port, flow.role))
+                opening.sources[flow.source] = self._others(self.topology.networks_of(flow.source))
+        return [
+            found[port] for port in sorted(found) if any(v != [] for v in found[port].sources.values())
+        ]
+
+    def _others(self, networks: list[str] | None) -> list[str] | None:
+        """Networks without this host itself, which comes in by loopback."""
+        if networks is None:
+            return None
+        return [network for network in networks if network != self.private_address]
+
+    # Memory and cores
+
+    @property
+    def memory(self) -> int:
+        """MiB to plan with."""
+        planned = self.settings(HostSettings).hardware_memory
+        return planned or (self.machine.memory if self.machine else 2048)
+
+    @property
+    def cores(self) -> int:
+        """Cores to plan with."""
+        planned = self.settings(HostSettings).hardware_cores
+        return planned or (self.machine.cores if self.machine else 2)
+
+    def memory_share(self, role: str) -> int:
+        """MiB for a role: the memory less the reserve, divided by the weights of the roles here."""
+        weights = {name: self.topology.roles[name].memory_weight for name in self.roles}
+        usable = self.memory * (1 - MEMORY_RESERVE)
+        return int(usable * weights[role] / sum(weights.values()))
+
+
+def _sentence(cls: type[RoleSettings], error: Any) -> str:
+    """One refused value in words: key, value, what is allowed."""
+    where, *deeper = error["loc"] or ("",)
+    name = key(cls, str(where)) + "".join(f"[{part!r}]" for part in deeper)
+    message = error["msg"].removeprefix("Value error, ")
+    value = "" if error["type"] == "missing" else f" = {error['input']!r}"
+    return f"{name}{value}: {message[0].lower() + message[1:]}"

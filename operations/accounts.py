@@ -1,0 +1,76 @@
+"""Users, their groups and keys, declared together."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import Iterable
+
+from pyinfra import host
+from pyinfra.api import StringCommand, operation
+
+from facts.accounts import Account, Accounts
+from operations.report import report
+
+
+@dataclass(frozen=True)
+class User:
+    """A user, with a group of the same name."""
+
+    name: str
+    home: str
+    system: bool = False
+    shell: str = "/usr/sbin/nologin"
+    groups: tuple[str, ...] = ()
+    """More groups. Groups that the user has besides are left alone."""
+    keys: tuple[str, ...] | None = None
+    """All authorized keys: what else is in the file is removed. None leaves the file alone."""
+
+
+@operation()
+def users(users: Iterable[User]):
+    """Make users exist as declared. A user's home is made for a person, not for a service.
+
+    Args:
+        users: the users, each once.
+    """
+    users = list(users)
+    found = host.get_fact(Accounts, keys_of=[user.name for user in users if user.keys is not None])
+    for group in dict.fromkeys(group for user in users for group in user.groups):
+        if group not in found.groups:
+            report(f"group {group}: new")
+            yield f"groupadd --system {group}"
+    for user in users:
+        yield from _user(user, found.users.get(user.name))
+        if user.keys is not None:
+            yield from _keys(user, found.users.get(user.name))
+
+
+def _user(user: User, now: Account | None):
+    name, groups = shlex.quote(user.name), ",".join(user.groups)
+    if now is None:
+        report(f"user {user.name}: new")
+        kind = "--system --no-create-home" if user.system else "--create-home"
+        more = f" --groups {groups}" if groups else ""
+        yield f"useradd {kind} --user-group --home-dir {shlex.quote(user.home)} --shell {user.shell}{more} {name}"
+        return
+    if now.shell != user.shell or now.home != user.home:
+        report(f"user {user.name}: shell {user.shell}, home {user.home}")
+        yield f"usermod --shell {user.shell} --home {shlex.quote(user.home)} {name}"
+    if missing := [group for group in user.groups if group not in now.groups | {now.group}]:
+        report(f"user {user.name}: joins {', '.join(missing)}")
+        yield f"usermod --append --groups {','.join(missing)} {name}"
+
+
+def _keys(user: User, now: Account | None):
+    wanted = list(user.keys or ())
+    if now is not None and now.keys == wanted:
+        return
+    report(f"user {user.name}: {len(wanted)} authorized key{'s' * (len(wanted) != 1)}")
+    ssh, name = shlex.quote(f"{user.home}/.ssh"), shlex.quote(user.name)
+    yield StringCommand(
+        f"set -e; umask 077; group=$(id -gn {name}); install -d -o {name} -g $group -m 700 {ssh}; "
+        f"t=$(mktemp {ssh}/.keys.XXXXXX); trap 'rm -f \"$t\"' EXIT; cat >\"$t\"; "
+        f'chown {name}:$group "$t"; chmod 600 "$t"; mv -fT "$t" {ssh}/authorized_keys',
+        _stdin="\n".join(wanted) + "\n" if wanted else "",
+    )

@@ -1,0 +1,107 @@
+"""Packages: one transaction for what is missing, no service started before it is configured."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Iterable, Mapping
+
+from pyinfra import host
+from pyinfra.api import operation
+
+from facts.packages import GUARD, Apt, AptState
+from operations.report import report
+
+LISTS_FRESH = 6 * 3600
+"""Seconds for which the package lists count as fresh; a mirror changes a few times a day."""
+
+LOCK_WAIT = 600
+"""Seconds to wait for another apt: unattended-upgrades at first boot can take minutes."""
+
+# dpkg and apt lock with fcntl, which flock(1) does not see and apt-get's own DPkg::Lock::Timeout
+# covers only for dpkg's lock; perl-base is essential on Debian and Ubuntu. struct flock: type,
+# whence, start, len, pid.
+WAIT_FOR_LOCKS = f"""perl -MFcntl -e '
+my $end = time + {LOCK_WAIT}; my $said = 0;
+for my $path ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock") {{
+  while (1) {{
+    open(my $file, "+>>", $path) or last;
+    my $lock = pack("s s x4 q q i x4", F_WRLCK, 0, 0, 0, 0);
+    fcntl($file, F_GETLK, $lock) or last;
+    my ($type, undef, undef, undef, $pid) = unpack("s s x4 q q i x4", $lock);
+    last if $type == F_UNLCK;
+    if (time > $end) {{ print STDERR "apt is locked by process $pid for {LOCK_WAIT} s: $path\\n"; exit 1 }}
+    print STDERR "waiting for process $pid, which holds $path\\n" unless $said++;
+    sleep 1;
+  }}
+}}'"""
+
+_APT = (
+    "DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l NEEDRESTART_SUSPEND=1 apt-get -qq -y "
+    f"-o DPkg::Lock::Timeout={LOCK_WAIT} -o Dpkg::Options::=--force-confdef "
+    "-o Dpkg::Options::=--force-confold -o Dpkg::Use-Pty=0 -o Acquire::Retries=3"
+)
+
+_GUARDED = (
+    f"set -e; trap 'rm -f {GUARD}' EXIT; trap 'exit 143' TERM HUP INT; "
+    f"printf '#!/bin/sh\\n# groundwork: nothing starts while it is installed\\nexit 101\\n' >{GUARD}; "
+    f"chmod 755 {GUARD}; "
+)
+
+
+@operation()
+def packages(
+    present: Iterable[str] | Mapping[str, str | None],
+    held: bool = False,
+    upgrade_once: bool = False,
+):
+    """Install what is missing, in one apt transaction, with no service started by it.
+
+    Waits for another apt first, and finishes a dpkg that was interrupted. A package's own
+    configuration files are kept where they were changed.
+
+    Args:
+        present: names, or name -> version (None for any). A version that differs is installed.
+        held: keep apt from upgrading them (`apt-mark hold`).
+        upgrade_once: on a host never seen before, upgrade everything first.
+    """
+    wanted = dict(present) if isinstance(present, Mapping) else dict.fromkeys(present)
+    now = host.get_fact(Apt, packages=sorted(wanted))
+    missing = [name for name in wanted if _differs(now, name, wanted[name])]
+    first = upgrade_once and now.lists_age is None
+    yield from _repaired(now)
+    if missing or first:
+        yield from _updated(now)
+    if first:
+        report("upgrading all packages, as first_run_upgrade asks")
+        yield f"{WAIT_FOR_LOCKS} && {_APT} upgrade"
+    if missing:
+        report(f"installing {', '.join(missing)}")
+        arguments = " ".join(shlex.quote(_argument(name, wanted[name])) for name in missing)
+        yield f"{WAIT_FOR_LOCKS} && {_GUARDED}{_APT} --allow-change-held-packages install {arguments}"
+    if held and (unheld := [name for name in wanted if name not in now.held or name in missing]):
+        report(f"holding {', '.join(unheld)}")
+        yield f"apt-mark hold {' '.join(unheld)} >/dev/null"
+
+
+def _differs(now: AptState, name: str, version: str | None) -> bool:
+    installed = now.versions.get(name)
+    return installed is None or (version is not None and installed != version)
+
+
+def _argument(name: str, version: str | None) -> str:
+    return f"{name}={version}" if version else name
+
+
+def _repaired(now: AptState):
+    if now.guard_left:
+        report(f"removing {GUARD}, left by a run that was interrupted")
+        yield f"rm -f {GUARD}"
+    if now.broken:
+        report("finishing what an interrupted dpkg left")
+        yield f"{WAIT_FOR_LOCKS} && {_GUARDED}DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold"
+
+
+def _updated(now: AptState):
+    if now.sources_newer or now.lists_age is None or now.lists_age > LISTS_FRESH:
+        report("updating the package lists")
+        yield f"{WAIT_FOR_LOCKS} && {_APT} update && mkdir -p /var/lib/groundwork && touch /var/lib/groundwork/apt-updated"

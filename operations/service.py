@@ -1,0 +1,86 @@
+"""Services: enabled, running, and running what is on disk."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import Iterable
+
+from pyinfra import host, state
+from pyinfra.api import operation
+from pyinfra.api.operation import OperationMeta
+
+from facts.units import STAMPS, Unit, Units
+from operations.report import report
+
+
+@dataclass(frozen=True)
+class Service:
+    """A unit, and what it reads."""
+
+    unit: str
+    """With its suffix: nginx.service."""
+    reads: tuple[str, ...] = ()
+    """Files and directories (with their entries); the unit's own files are added."""
+    reload: bool = False
+    """A reload is enough for what it reads."""
+    enabled: bool = True
+    running: bool = True
+
+
+@operation()
+def services(services: Iterable[Service], after: Iterable[OperationMeta] = ()):
+    """Make units enabled and running, and restart or reload those that are stale.
+
+    A unit is stale when something it reads changed after it started (or was last reloaded): not
+    "this run wrote a file", so a run that died half way is made good by the next.
+
+    Args:
+        services: the units, in the order in which they are started.
+        after: operations of this run that may change what they read; where one will, `--dry` shows
+            that this one will too.
+    """
+    services = list(services)
+    found = host.get_fact(Units, reads={item.unit: list(item.reads) for item in services}) or {}
+    if not state.is_executing and any(meta.will_change for meta in after):
+        yield "true"  # a prediction: the files will change, so the units will be stale
+        return
+    if any(_needs_reload(found.get(item.unit)) for item in services):
+        yield "systemctl daemon-reload"
+    for item in services:
+        yield from _agree(item, found.get(item.unit) or Unit())
+
+
+def _needs_reload(unit: Unit | None) -> bool:
+    return unit is None or unit.needs_daemon_reload or not unit.loaded
+
+
+def _agree(item: Service, unit: Unit):
+    name = shlex.quote(item.unit)
+    if item.enabled and unit.enabled not in ("enabled", "enabled-runtime", "static", "indirect", "alias"):
+        report(f"{item.unit}: enabled")
+        yield f"systemctl enable --quiet {name}"
+    if not item.enabled and unit.enabled == "enabled":
+        report(f"{item.unit}: disabled")
+        yield f"systemctl disable --quiet {name}"
+    if not item.running:
+        if unit.running:
+            report(f"{item.unit}: stopped")
+            yield f"systemctl stop {name}"
+    elif not unit.running:
+        report(f"{item.unit}: started")
+        yield _or_say_why(f"systemctl restart {name}", name)
+    elif unit.stale:
+        # A unit file's change needs a restart, whatever the daemon can reload.
+        verb = "reload" if item.reload and not unit.newest_path.startswith("/etc/systemd/") else "restart"
+        report(f"{item.unit}: {verb} ({unit.newest_path} is newer than what runs)")
+        stamp = f" && mkdir -p {STAMPS} && touch {STAMPS}/{name}" if verb == "reload" else ""
+        yield _or_say_why(f"systemctl {verb} {name}{stamp}", name)
+
+
+def _or_say_why(command: str, unit: str) -> str:
+    """A service that does not start is told by its own last words, and fails the host."""
+    return (
+        f"systemctl reset-failed {unit} 2>/dev/null; {command} || {{ "
+        f"journalctl --no-pager -o cat -n 20 -u {unit} >&2; exit 1; }}"
+    )

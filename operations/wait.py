@@ -1,0 +1,56 @@
+"""Waiting for what has been started: acts only while executing, and is no change."""
+
+from __future__ import annotations
+
+import shlex
+
+from pyinfra import host, state
+from pyinfra.api import StringCommand, operation
+
+
+@operation()
+def http(url: str, unit: str, seconds: int = 60, unix_socket: str | None = None, contains: str = ""):
+    """Wait until a URL answers with status 200.
+
+    Args:
+        url: as the host itself sees it.
+        unit: the unit that answers; its last log lines are shown when it does not.
+        seconds: how long to wait.
+        unix_socket: path of a socket to ask through.
+        contains: text that the answer must contain.
+    """
+    through = f"--unix-socket {shlex.quote(unix_socket)} " if unix_socket else ""
+    ask = f"curl -fsS -m 5 {through}{shlex.quote(url)}"
+    yield from _until(f"{ask} 2>&1 | grep -qF -- {shlex.quote(contains)}" if contains else ask, url, unit, seconds)
+
+
+@operation()
+def port(port: int, unit: str, seconds: int = 60, address: str = "127.0.0.1"):
+    """Wait until a TCP port of the host takes connections.
+
+    Args:
+        port: TCP port.
+        unit: the unit that listens; its last log lines are shown when it does not.
+        seconds: how long to wait.
+        address: where it listens.
+    """
+    ask = f"bash -c {shlex.quote(f'exec 3<>/dev/tcp/{address}/{port}')}"
+    yield from _until(ask, f"{address}:{port}", unit, seconds)
+
+
+def _until(ask: str, what: str, unit: str, seconds: int):
+    if not state.is_executing:
+        return
+    loop = (
+        f"end=$(($(date +%s) + {seconds})); until {{ {ask}; }} >/dev/null 2>&1; do "
+        f"if [ $(date +%s) -ge $end ] || systemctl is-failed --quiet {unit}; then "
+        f"{ask}; exit 1; fi; sleep 0.3; done"
+    )
+    good, output = host.run_shell_command(StringCommand(loop), _sudo=True)
+    if not good:
+        # A command that fails is how an operation fails its host, and only its host.
+        said = shlex.quote("\n".join(output.output_lines[-3:]))
+        yield (
+            f"echo {shlex.quote(f'{unit} did not answer at {what} in {seconds} s; its last words:')} >&2; "
+            f"journalctl --no-pager -o cat -n 30 -u {unit} >&2; echo {said} >&2; exit 1"
+        )

@@ -1,0 +1,1 @@
+"""One module per service: its Settings, then its deploy in three stages: install, configure, run."""
