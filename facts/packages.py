@@ -11,6 +11,9 @@ from pyinfra.api import FactBase
 GUARD = "/usr/sbin/policy-rc.d"
 """invoke-rc.d asks it whether a service may start (Debian policy 9.3.3.1)."""
 
+UPGRADED = "/var/lib/groundwork/upgraded"
+"""Exists once all packages were upgraded, at the first run."""
+
 
 @dataclass
 class AptState:
@@ -25,6 +28,8 @@ class AptState:
     """Seconds since the last `apt-get update` that worked, None for never."""
     sources_newer: bool = False
     """A source or key file is newer than the lists."""
+    upgraded: bool = False
+    """The upgrade of the first run is done."""
     guard_left: bool = False
     """A run that died left our policy-rc.d behind."""
 
@@ -44,7 +49,7 @@ class Apt(FactBase):
             '[ -e $lists ] && echo "A|$(($(date +%s) - $(stat -c %Y $lists)))"; '
             '[ -e $lists ] && [ -n "$(find /etc/apt/sources.list /etc/apt/sources.list.d '
             '/etc/apt/keyrings /etc/apt/preferences.d -newercm $lists 2>/dev/null | head -n 1)" ] && echo N; '
-            f"grep -qs groundwork {GUARD} && echo G; true"
+            f"grep -qs groundwork {GUARD} && echo G; [ -e {UPGRADED} ] && echo P; true"
         )
 
     def process(self, output):
@@ -61,6 +66,8 @@ class Apt(FactBase):
                 found.lists_age = int(rest[0])
             elif tag == "N":
                 found.sources_newer = True
+            elif tag == "P":
+                found.upgraded = True
             elif tag == "G":
                 found.guard_left = True
         return found

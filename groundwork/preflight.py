@@ -63,7 +63,7 @@ def _text(errors: list[str]) -> str:
 def _errors() -> Iterable[str]:
     """Errors, in rounds: what a round finds would only make noise in the next."""
     topology = context.topology()
-    errors = list(_command_line()) or list(setting_errors(topology))
+    errors = list(setting_errors(topology))
     if not errors:
         errors = [f"secret: {message}" for message in _missing_secrets(topology)]
     if not errors:
@@ -71,13 +71,6 @@ def _errors() -> Iterable[str]:
     if not errors:
         errors = list(_template_errors(topology))
     return dict.fromkeys(errors)
-
-
-def _command_line() -> Iterable[str]:
-    if "--no-wait" in sys.argv:
-        yield "--no-wait: refused, because a failure would end with exit status 0"
-    if not list(inventory.get_active_hosts()):
-        yield "no host to work on: the inventory is empty, or --limit matches none of its hosts"
 
 
 # Settings
@@ -130,7 +123,7 @@ def _combination_errors(here: Here) -> Iterable[str]:
             f"{here.name}: private_address is not set, and {here.private_address!r} is not an "
             "address: set private_address in the inventory to the IP that the other hosts use"
         )
-    flow_errors = list(_flow_errors(here))
+    flow_errors = [*_flow_errors(here), *_source_errors(here)]
     yield from flow_errors
     if flow_errors:
         return
@@ -155,6 +148,19 @@ def _flow_errors(here: Here) -> Iterable[str]:
                 yield (
                     f"flows: source {item['source']!r} is no role, no external, no network, "
                     f'and not "{INTERNET}"'
+                )
+
+
+def _source_errors(here: Here) -> Iterable[str]:
+    """Sources of the flows that roles bring: a setting such as base_ssh_sources can name them."""
+    for role in here.roles:
+        for flow in here.settings(here.topology.roles[role]).flows():
+            try:
+                here.topology.networks_of(flow.source)
+            except KeyError:
+                yield (
+                    f"{here.name}: a flow to {flow.role}, port {flow.port}, comes from {flow.source!r}, which "
+                    f'is no role, no external, no network, and not "{INTERNET}"'
                 )
 
 
@@ -212,8 +218,8 @@ def _line_of(path: Path, name: str) -> int | None:
 def _missing_secrets(topology: Topology) -> list[str]:
     wanted: dict[str, None] = {}
     for here in topology.hosts.values():
-        for role in here.roles:
-            for secret in here.settings(topology.roles[role]).secrets(here):
+        for settings in (HostSettings, *(topology.roles[role] for role in here.roles)):
+            for secret in here.settings(settings).secrets(here):
                 wanted[secret.name] = None
     return context.secret_store().missing(list(wanted))
 

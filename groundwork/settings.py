@@ -79,7 +79,14 @@ class Part(BaseModel):
     )
 
 
-class RoleSettings(Part):
+class KeyedSettings(Part):
+    """Settings whose fields are keys of group data."""
+
+    role: ClassVar[str]
+    """The prefix of the keys; empty for none."""
+
+
+class RoleSettings(KeyedSettings):
     """One role: what can be set, and what follows from it.
 
     A subclass sets `role` (the group's name and the prefix of its keys), and overrides what it
@@ -87,7 +94,6 @@ class RoleSettings(Part):
     calls them for every host before one is touched, and the tests call them with no host at all.
     """
 
-    role: ClassVar[str]
     memory_weight: ClassVar[int] = 0
     """Share of the host's memory, against the weights of the other roles; 0 takes no share."""
     memory_minimum: ClassVar[int] = 0
@@ -110,7 +116,7 @@ class RoleSettings(Part):
         return []
 
 
-class HostSettings(RoleSettings):
+class HostSettings(KeyedSettings):
     """Settings that belong to the host or to the whole inventory, and to no single role."""
 
     role: ClassVar[str] = ""
@@ -127,15 +133,21 @@ class HostSettings(RoleSettings):
     """More flows: {"source": role, network or "internet", "role": role, "port": port}."""
     externals: list[Any] = []
     """Services that Groundwork does not provision: external("postgresql", host=…, port=5432)."""
+    python_index: str | Secret | None = None
+    """Index that Python packages come from, such as a company's mirror; a Secret where its URL holds a
+    password. By default uv's own."""
     lab_suite: str | None = None
     """Set by lab_host(): the distribution of a lab host. Lab hosts use generated secrets."""
 
+    def secrets(self, here: Here) -> list[Secret]:
+        return [self.python_index] if isinstance(self.python_index, Secret) else []
 
-def key(settings: type[RoleSettings], field: str) -> str:
+
+def key(settings: type[KeyedSettings], field: str) -> str:
     """The key in group data of a field: `mongodb_port` of the field `port` of the role mongodb."""
     return f"{settings.role}_{field}" if settings.role else field
 
 
-def keys(settings: type[RoleSettings]) -> dict[str, str]:
+def keys(settings: type[KeyedSettings]) -> dict[str, str]:
     """Keys in group data, with the field each belongs to."""
     return {key(settings, field): field for field in settings.model_fields}

@@ -13,9 +13,9 @@ from typing import Any, Mapping, TypeVar
 
 from pydantic import ValidationError
 
-from groundwork.settings import HostSettings, RoleSettings, key
+from groundwork.settings import HostSettings, KeyedSettings, RoleSettings, key
 
-S = TypeVar("S", bound=RoleSettings)
+S = TypeVar("S", bound=KeyedSettings)
 
 INTERNET = "internet"
 MEMORY_RESERVE = 0.20
@@ -178,7 +178,7 @@ class Here:
         self.groups = list(groups)
         self.data = data
         self.machine: Machine | None = None
-        self._settings: dict[type[RoleSettings], RoleSettings] = {}
+        self._settings: dict[type[KeyedSettings], KeyedSettings] = {}
 
     @cached_property
     def roles(self) -> list[str]:
@@ -236,13 +236,24 @@ class Here:
     def openings(self) -> list[Opening]:
         """What this host's firewall opens, by port."""
         found: dict[int, Opening] = {}
-        for flow in self.topology.flows():
+        for flow in self._flows_in():
             if flow.role in self.roles:
                 opening = found.setdefault(flow.port, Opening(flow.port, flow.role))
                 opening.sources[flow.source] = self._others(self.topology.networks_of(flow.source))
         return [
             found[port] for port in sorted(found) if any(v != [] for v in found[port].sources.values())
         ]
+
+    def _flows_in(self) -> list[Flow]:
+        """Flows that can end here: a role's own ports are those that *this* host sets, and not a
+        peer's, which may listen elsewhere or be open to others."""
+        found: dict[Flow, None] = {}
+        for host in self.topology.hosts.values():
+            for role in host.roles:
+                brought = host.settings(self.topology.roles[role]).flows()
+                found.update((flow, None) for flow in brought if host is self or flow.role != role)
+            found.update((Flow(**item), None) for item in host.settings(HostSettings).flows)
+        return list(found)
 
     def _others(self, networks: list[str] | None) -> list[str] | None:
         """Networks without this host itself, which comes in by loopback."""
@@ -271,7 +282,7 @@ class Here:
         return int(usable * weights[role] / sum(weights.values()))
 
 
-def _sentence(cls: type[RoleSettings], error: Any) -> str:
+def _sentence(cls: type[KeyedSettings], error: Any) -> str:
     """One refused value in words: key, value, what is allowed."""
     where, *deeper = error["loc"] or ("",)
     name = key(cls, str(where)) + "".join(f"[{part!r}]" for part in deeper)

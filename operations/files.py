@@ -9,7 +9,7 @@ from typing import Iterable
 
 from pyinfra import host, logger, state
 from pyinfra.api import StringCommand, operation
-from pyinfra.api.util import generate_color_diff
+from pyinfra.operations.util.files import generate_color_diff
 
 from facts.files import Content, Path, Paths
 from groundwork.context import current, secret_value
@@ -94,7 +94,12 @@ def _file(row: File, now: Path | None, settings: RoleSettings):
         return
     report(f"{row.path}: {'new' if now is None else 'changed'}")
     _show_diff(row, content)
-    yield StringCommand(_write_command(row), _stdin=base64.b64encode(content).decode())
+    yield write(row, content)
+
+
+def write(row: File, content: bytes) -> StringCommand:
+    """The command that puts content at a row's path: a candidate, its check, a rename."""
+    return StringCommand(_write_command(row), _stdin=base64.b64encode(content).decode())
 
 
 def _ownership(row: File | Directory, now: Path):

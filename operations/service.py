@@ -24,8 +24,10 @@ class Service:
     """Files and directories (with their entries); the unit's own files are added."""
     reload: bool = False
     """A reload is enough for what it reads."""
-    enabled: bool = True
-    running: bool = True
+    enabled: bool | None = True
+    """None leaves it as it is."""
+    running: bool | None = True
+    """None leaves it as it is: for what systemd's own conditions may keep off."""
 
 
 @operation()
@@ -60,13 +62,15 @@ def _agree(item: Service, unit: Unit):
     if item.enabled and unit.enabled not in ("enabled", "enabled-runtime", "static", "indirect", "alias"):
         report(f"{item.unit}: enabled")
         yield f"systemctl enable --quiet {name}"
-    if not item.enabled and unit.enabled == "enabled":
+    if item.enabled is False and unit.enabled == "enabled":
         report(f"{item.unit}: disabled")
         yield f"systemctl disable --quiet {name}"
-    if not item.running:
+    if item.running is False:
         if unit.running:
             report(f"{item.unit}: stopped")
             yield f"systemctl stop {name}"
+    elif item.running is None and not unit.running:
+        return
     elif not unit.running:
         report(f"{item.unit}: started")
         yield _or_say_why(f"systemctl restart {name}", name)

@@ -1,11 +1,233 @@
+"""MongoDB: one server with authorization, reachable by those who have a flow, users checked by logging in."""
+
+from __future__ import annotations
+
+from typing import Iterable, Literal
+
+from pydantic import Field
+
 from groundwork.roles import role
-from groundwork.settings import RoleSettings
+from groundwork.rows import Directory, File, Row
+from groundwork.secrets import Secret
+from groundwork.settings import Address, Part, Port, RoleSettings
+from groundwork.topology import Flow, Here
+from operations import apt, files, mongodb as database, service, wait
+from operations.repository import repository
+
+VENDOR = "https://repo.mongodb.org/apt"
+PUBLISHED = {
+    ("ubuntu", "jammy"): ("7.0", "8.0", "6.0"),
+    ("ubuntu", "noble"): ("8.0",),
+    ("debian", "bookworm"): ("7.0", "8.0"),
+}
+"""Series that the vendor publishes, ours first (MongoDB manual, "Install MongoDB Community Edition" on
+Ubuntu and on Debian, for 6.0, 7.0 and 8.0). There is none for Debian trixie."""
+
+FINGERPRINTS = {
+    "6.0": "39BD841E4BE5FB195A65400E6A26B1AE64C3C388",
+    "7.0": "E58830201F7DD82CD808AA84160D26BB1785BA38",
+    "8.0": "4B0752C1BCA238C0B4EE14DC41DE058A4E7DCA05",
+}
+"""Of the vendor's release signing keys."""
+
+PACKAGES = ("mongodb-org", "mongodb-org-database", "mongodb-org-server", "mongodb-mongosh")
+CACHE_SHARE = 0.6
+"""Of the role's memory for WiredTiger's cache: the rest is connections, sorts, and the allocator's slack
+(the manual's own default is half of what is above 1 GiB)."""
+
+
+class User(Part):
+    """A user of one database, who logs in there (`authSource` is the database)."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,62}$")
+    """Its password is the secret mongodb/<name>."""
+    database: str = Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")
+    """Its own database."""
+    roles: list[str] = ["readWrite"]
+    """Built-in roles on that database."""
+
+
+class Index(Part):
+    """An index, as createIndex takes it."""
+
+    keys: dict[str, Literal[1, -1, "text", "2dsphere", "hashed"]]
+    """Field -> direction or kind, in order."""
+    unique: bool = False
+    """Refuse a second document with the same values."""
+    expire_after: int | None = Field(default=None, ge=0)
+    """Seconds after which a document goes (a TTL index)."""
+
+
+class TimeSeries(Part):
+    """What makes a collection a time series; MongoDB's own names."""
+
+    timeField: str
+    metaField: str | None = None
+    granularity: Literal["seconds", "minutes", "hours"] = "seconds"
+
+
+class Collection(Part):
+    """A collection that shall exist. One that exists with other options is told, never dropped."""
+
+    database: str
+    """A database of one of the users, who creates it."""
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,119}$")
+    timeseries: TimeSeries | None = None
+    indexes: list[Index] = []
 
 
 class Settings(RoleSettings):
+    """MongoDB."""
+
     role = "mongodb"
+    memory_weight = 4
+    memory_minimum = 512
+
+    port: Port = 27017
+    """TCP port."""
+    bind_addresses: list[Address] | None = None
+    """Addresses to listen on besides loopback; by default the private address if another host has a
+    flow to MongoDB. 0.0.0.0 is refused where a flow lets everybody in."""
+    series: str | None = Field(default=None, pattern=r"^[0-9]+\.[0-9]+$")
+    """Release series such as "7.0"; by default what the vendor publishes for the distribution."""
+    version: str | None = Field(default=None, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
+    """Exact version of the server to install and hold; by default the newest of the series, then held."""
+    repository: str = VENDOR
+    """Where the packages are: the vendor's, or a company mirror of it."""
+    repository_key: str | None = None
+    """Key of the repository: a URL, or a file on the controller; by default the vendor's for the series."""
+    data_directory: Literal["/var/lib/mongodb"] = "/var/lib/mongodb"
+    """Where the vendor's package keeps the data."""
+    users: list[User] = []
+    """Application users."""
+    collections: list[Collection] = []
+    """Collections and indexes that shall exist."""
+
+    def series_for(self, here: Here) -> str:
+        """The series to install on a host."""
+        return self.series or self._published(here)[0]
+
+    def _published(self, here: Here) -> tuple[str, ...]:
+        machine = here.machine
+        system = (machine.distribution, machine.codename) if machine else ("debian", "bookworm")
+        return PUBLISHED.get(system, ("none",))
+
+    def listens_on(self, here: Here) -> list[str]:
+        """Addresses for `net.bindIp`."""
+        if self.bind_addresses is not None:
+            return list(dict.fromkeys(["127.0.0.1", *self.bind_addresses]))
+        return ["127.0.0.1", here.private_address] if self._reached_by_others(here) else ["127.0.0.1"]
+
+    def _reached_by_others(self, here: Here) -> bool:
+        return any(opening.port == self.port for opening in here.openings())
+
+    def cache_size(self, here: Here) -> float:
+        """GB for `wiredTiger.engineConfig.cacheSizeGB`, whose least is 0.25."""
+        return max(0.25, round(here.memory_share(self.role) * CACHE_SHARE / 1024, 2))
+
+    def huge_pages(self, here: Here) -> str:
+        """For transparent_hugepage/enabled: 8.0's allocator wants them, earlier ones suffer by them."""
+        return "always" if float(self.series_for(here)) >= 8.0 else "never"
+
+    def secrets(self, here: Here) -> list[Secret]:
+        return [Secret("mongodb/admin"), *(Secret(f"mongodb/{user.name}") for user in self.users)]
+
+    def flows(self) -> list[Flow]:
+        return [Flow("app", self.role, self.port)]
+
+    def errors(self, here: Here) -> Iterable[str]:
+        names = [user.name for user in self.users]
+        for name in sorted({name for name in names if names.count(name) > 1 or name == "admin"}):
+            yield f"mongodb_users: {name!r} is there twice" if name != "admin" else (
+                "mongodb_users: 'admin' is the administrator's name, call the user otherwise"
+            )
+        owners = {user.database for user in self.users if {"readWrite", "dbOwner"} & set(user.roles)}
+        for collection in self.collections:
+            if collection.database not in owners:
+                yield (
+                    f"mongodb_collections: {collection.database}.{collection.name}: no user of "
+                    "mongodb_users has readWrite on that database, and it is such a user who creates it"
+                )
+        yield from self._series_errors(here)
+        yield from self._bind_errors(here)
+
+    def _series_errors(self, here: Here) -> Iterable[str]:
+        published = self._published(here)
+        if here.machine and self.repository == VENDOR and self.series_for(here) not in published:
+            table = "; ".join(f"{name} {code}: {', '.join(s)}" for (name, code), s in PUBLISHED.items())
+            yield (
+                f"mongodb_series: the vendor publishes no {self.series or 'series'} for "
+                f"{here.machine.distribution} {here.machine.codename}. It publishes {table}"
+            )
+        elif here.machine and self.series is None and published == ("none",):
+            yield "mongodb_series: must be set, with a mongodb_repository of your own for this distribution"
+        if self.version and not self.version.startswith(f"{self.series_for(here)}."):
+            yield f"mongodb_version: {self.version} is not of the series {self.series_for(here)}"
+
+    def _bind_errors(self, here: Here) -> Iterable[str]:
+        everywhere = {"0.0.0.0", "::"} & set(self.bind_addresses or ())
+        if everywhere and any(o.port == self.port and o.everybody for o in here.openings()):
+            yield (
+                "mongodb_bind_addresses: 0.0.0.0 is refused, because a flow from \"internet\" to mongodb "
+                "lets everybody in: name the networks in the flow, or the address here"
+            )
+
+    def files(self, here: Here) -> list[Row]:
+        return [
+            Directory("/etc/groundwork"),
+            File("/etc/mongosh.conf", template="mongodb/mongosh.conf.j2"),
+            File(
+                "/etc/mongod.conf",
+                template="mongodb/mongod.conf.j2",
+                check="mongod --outputConfig --config {} >/dev/null",
+            ),
+            Directory("/etc/systemd/system/mongod.service.d"),
+            File("/etc/systemd/system/mongod.service.d/groundwork.conf", template="mongodb/mongod.service.j2"),
+            File(
+                "/etc/systemd/system/groundwork-huge-pages.service",
+                template="mongodb/groundwork-huge-pages.service.j2",
+            ),
+            File("/etc/sysctl.d/60-groundwork-mongodb.conf", template="mongodb/sysctl.conf.j2"),
+            File("/etc/logrotate.d/groundwork-mongodb", template="mongodb/logrotate.j2"),
+        ]
+
+    def repository_for(self, here: Here) -> dict:
+        """Arguments for operations.repository: where the series is for this distribution."""
+        machine = here.machine
+        assert machine is not None
+        series = self.series_for(here)
+        return {
+            "uris": [f"{self.repository}/{machine.distribution}"],
+            "suites": [f"{machine.codename}/mongodb-org/{series}"],
+            "components": ["multiverse" if machine.distribution == "ubuntu" else "main"],
+            "key": self.repository_key or f"https://pgp.mongodb.com/server-{series}.asc",
+            "fingerprint": None if self.repository_key else FINGERPRINTS.get(series),
+        }
 
 
-@role(Settings, "mongodb")
-def mongodb(settings, here):
-    pass
+@role(Settings, "MongoDB")
+def mongodb(settings: Settings, here: Here) -> None:
+    """Install from the vendor's repository, make the first administrator in private, then open up."""
+    repository(name="Repository", repository="mongodb-org", **settings.repository_for(here))
+    apt.packages(
+        name="Packages",
+        present={name: settings.version if name.startswith("mongodb-org") else None for name in PACKAGES},
+        held=True,
+    )
+    configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
+    database.administrator(name="Administrator", data_directory=settings.data_directory)
+    kernel = service.Service(
+        "groundwork-huge-pages.service", running=not (here.machine and here.machine.container)
+    )
+    service.services(
+        name="Service",
+        services=[kernel, service.Service("mongod.service", reads=("/etc/mongod.conf", "/usr/bin/mongod"))],
+        after=[configured],
+    )
+    wait.port(name="Ready", port=settings.port, unit="mongod.service", seconds=120)
+    database.content(
+        name="Users and collections",
+        port=settings.port,
+        users=[user.model_dump() for user in settings.users],
+        collections=[collection.model_dump() for collection in settings.collections],
+    )

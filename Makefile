@@ -1,0 +1,25 @@
+# The two commands. On a fresh Debian or Ubuntu machine: root, package registries reachable, make.
+.PHONY: demo demo-down test test-all venv docs
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+
+demo: venv  ## A lab host with the whole stack, verified
+	@$(PYTHON) -m lab.demo
+
+demo-down: venv  ## What `make demo` made, taken down
+	@$(PYTHON) -m lab down
+
+test: venv  ## Unit tests, and each scenario on one suite
+	@$(PYTHON) -m pytest -q tests
+
+test-all: venv  ## test; the second suite and the plain connector come with later issues
+	@$(PYTHON) -m pytest -q tests
+
+docs: venv  ## docs/settings.md, from the settings themselves
+	@$(PYTHON) -m groundwork.reference > docs/settings.md
+
+venv: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.txt pyproject.toml bootstrap.sh
+	@./bootstrap.sh $(VENV)
+	@touch $@

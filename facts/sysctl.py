@@ -1,0 +1,42 @@
+"""Kernel settings: many, in one question."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from typing import Iterable
+
+from pyinfra.api import FactBase
+
+
+@dataclass
+class Found:
+    """What one question gives."""
+
+    live: dict[str, str] = field(default_factory=dict)
+    """Path under /proc/sys -> value, with single spaces."""
+    stored: list[str] = field(default_factory=list)
+    """Lines of the file."""
+
+
+class Sysctls(FactBase):
+    """Live values of kernel settings, and the lines of the file that holds them for boot.
+
+    Args of the command:
+        keys: as sysctl.d has them; `*` stands for any one part.
+        file: path of the file.
+    """
+
+    def command(self, keys: Iterable[str], file: str) -> str:
+        paths = " ".join(f"/proc/sys/{key.replace('.', '/')}" for key in keys)  # unquoted: * is for the shell
+        return f"sed 's/^/F|/' {shlex.quote(file)} 2>/dev/null; grep -s -H '' /dev/null {paths}; true"
+
+    def process(self, output):
+        found = Found()
+        for line in output:
+            if line.startswith("F|"):
+                found.stored.append(line[2:])
+            elif line.startswith("/proc/sys/"):
+                path, value = line.split(":", 1)
+                found.live[path] = " ".join(value.split())
+        return found

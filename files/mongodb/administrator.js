@@ -1,0 +1,20 @@
+// Makes the administrator, or finds that a run that was cut off has made it already.
+// `wanted` stands before this on standard input.
+
+const socket = encodeURIComponent('/run/groundwork-mongodb-administrator/mongod.sock');
+
+function has_administrator() {
+  const login = `admin:${encodeURIComponent(wanted.password)}@`;
+  try {
+    new Mongo(`mongodb://${login}${socket}/?authSource=admin&serverSelectionTimeoutMS=10000`);
+    return true;
+  } catch (error) {
+    if (error.code === 18) return false;  // AuthenticationFailed
+    throw error;
+  }
+}
+
+if (!has_administrator()) {
+  const admin = new Mongo(`mongodb://${socket}/?serverSelectionTimeoutMS=10000`).getDB('admin');
+  admin.createUser({user: 'admin', pwd: wanted.password, roles: ['userAdminAnyDatabase']});
+}

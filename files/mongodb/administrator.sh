@@ -1,0 +1,33 @@
+# Makes the first administrator, while nobody but root can knock: mongod listens on one unix socket in a
+# 0700 directory and on no TCP port, where the localhost exception lets the first user be made and no
+# other. $1 is the data directory. The script for mongosh, which holds the password, is standard input.
+set -eu
+data=$1
+unit=groundwork-mongodb-administrator
+private=/run/$unit
+marker=/var/lib/groundwork/mongodb-administrator
+
+# A run that was cut off may have left it running, holding the data directory.
+systemctl stop $unit 2>/dev/null || true
+mkdir -p /var/lib/groundwork
+# While the marker is there, the data directory holds nothing but what this script made.
+touch $marker
+
+home=$(mktemp -d)
+trap 'systemctl stop $unit 2>/dev/null || true; rm -rf "$home"' EXIT
+systemd-run --quiet --unit=$unit --collect -p User=mongodb -p Group=mongodb \
+  -p RuntimeDirectory=$unit -p RuntimeDirectoryMode=0700 -p TimeoutStopSec=120 \
+  /usr/bin/mongod --auth --dbpath "$data" --bind_ip $private/mongod.sock --wiredTigerCacheSizeGB 0.25
+end=$(($(date +%s) + 60))
+until [ -S $private/mongod.sock ]; do
+  if [ "$(date +%s)" -ge $end ] || ! systemctl is-active --quiet $unit; then
+    echo 'mongod did not start on the empty data directory:' >&2
+    journalctl --no-pager -o cat -n 20 -u $unit >&2
+    exit 1
+  fi
+  sleep 0.2
+done
+# HOME is a directory of its own, so that mongosh leaves no history and no log behind.
+HOME=$home mongosh --quiet --norc --nodb --file /dev/stdin
+systemctl stop $unit
+rm -f $marker

@@ -1,0 +1,91 @@
+// Compares users, collections and indexes with what is wanted, and in apply mode makes them agree.
+// `wanted` stands before this on standard input. Prints one JSON document: {problem} or {changes}.
+
+const AUTHENTICATION_FAILED = 18;
+
+function connect_as(user, password, source) {
+  const part = encodeURIComponent;
+  const uri = `mongodb://${part(user)}:${part(password)}@127.0.0.1:${wanted.port}/?authSource=${part(source)}` +
+    '&serverSelectionTimeoutMS=5000&directConnection=true';
+  try {
+    return {connection: new Mongo(uri)};
+  } catch (error) {
+    return {error, refused: error.code === AUTHENTICATION_FAILED};
+  }
+}
+
+function same(a, b) {
+  return JSON.stringify(a) === JSON.stringify(b);
+}
+
+function compare_user(admin, user, changes) {
+  const database = admin.getDB(user.database);
+  const roles = user.roles.map(role => ({role, db: user.database}));
+  const found = database.getUser(user.name);
+  const sorted = list => list.map(item => `${item.db}.${item.role}`).sort();
+  if (!found) {
+    changes.push(`user ${user.name} of ${user.database}: new, ${user.roles.join(', ')}`);
+    if (wanted.apply) database.createUser({user: user.name, pwd: user.password, roles});
+    return;
+  }
+  if (!same(sorted(found.roles), sorted(roles))) {
+    changes.push(`user ${user.name} of ${user.database}: roles ${user.roles.join(', ')}`);
+    if (wanted.apply) database.updateUser(user.name, {roles});
+  }
+  if (connect_as(user.name, user.password, user.database).refused) {
+    changes.push(`user ${user.name} of ${user.database}: password`);
+    if (wanted.apply) database.updateUser(user.name, {pwd: user.password});
+  }
+}
+
+function compare_collection(database, item, changes) {
+  const found = database.getCollectionInfos({name: item.name})[0];
+  const name = `${item.database}.${item.name}`;
+  const series = item.timeseries &&
+    Object.fromEntries(Object.entries(item.timeseries).filter(([, value]) => value !== null));
+  if (!found) {
+    changes.push(`collection ${name}: new${series ? ', a time series' : ''}`);
+    if (wanted.apply) database.createCollection(item.name, series ? {timeseries: series} : {});
+  } else if ((found.type === 'timeseries') !== Boolean(series) ||
+             (series && Object.keys(series).some(key => found.options.timeseries[key] !== series[key]))) {
+    throw new Error(`collection ${name} exists with other options: ${JSON.stringify(found.options)}. ` +
+      'It is not changed, because that would mean copying its data: see mongodb_collections');
+  }
+  const indexes = found ? database.getCollection(item.name).getIndexes() : [];
+  item.indexes.forEach(index => compare_index(database, item, indexes, index, changes));
+}
+
+function compare_index(database, item, indexes, index, changes) {
+  const options = {};
+  if (index.unique) options.unique = true;
+  if (index.expire_after !== null) options.expireAfterSeconds = index.expire_after;
+  // By the name that the server gives: a text index does not keep its keys as they were given.
+  const name = Object.entries(index.keys).flat().join('_');
+  const there = indexes.find(found => found.name === name);
+  if (there && Boolean(there.unique) === index.unique &&
+      (there.expireAfterSeconds ?? null) === index.expire_after) return;
+  changes.push(`index ${JSON.stringify(index.keys)} of ${item.database}.${item.name}`);
+  if (wanted.apply) database.getCollection(item.name).createIndex(index.keys, options);
+}
+
+function run() {
+  const admin = connect_as('admin', wanted.password, 'admin');
+  if (admin.refused) return {problem: 'refused'};
+  if (admin.error) return {problem: admin.error.message};
+  const changes = [];
+  try {
+    wanted.users.forEach(user => compare_user(admin.connection, user, changes));
+    for (const item of wanted.collections) {
+      const owner = wanted.users.find(user => user.database === item.database &&
+        user.roles.some(role => ['readWrite', 'dbOwner'].includes(role)));
+      const login = connect_as(owner.name, owner.password, owner.database);
+      if (login.connection) compare_collection(login.connection.getDB(item.database), item, changes);
+      else changes.push(`collection ${item.database}.${item.name}: its user is not there yet`);
+    }
+  } catch (error) {
+    return {problem: error.message};
+  }
+  return {changes};
+}
+
+print(JSON.stringify(run()));

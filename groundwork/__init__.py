@@ -1,0 +1,1 @@
+"""Controller code of Groundwork: settings, topology, secrets, preflight."""

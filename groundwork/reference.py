@@ -1,0 +1,92 @@
+"""docs/settings.md, from the settings themselves: `python -m groundwork.reference`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, get_args
+
+from groundwork.roles import all_roles
+from groundwork.settings import HostSettings, KeyedSettings, Part, key
+
+INTRODUCTION = """# Settings
+
+Made from the code by `make docs`; do not edit.
+
+Settings are flat keys in `inventories/group_data/`, in the inventory, or on the command line
+(`--data mongodb_port=27018`). What is more specific wins: `all.py`, then the role's group, then the
+inventory's name (`prod.py`), then the host, then `--data`. An unknown key, or a value that is not
+allowed, is refused before a host is touched.
+"""
+
+
+def text() -> str:
+    """The whole page."""
+    sections = [_section("All hosts", HostSettings)]
+    sections += [_section(f"`{name}`", settings) for name, settings in all_roles().items()]
+    return "\n".join([INTRODUCTION, *sections]).rstrip() + "\n"
+
+
+def _section(title: str, settings: type[KeyedSettings]) -> str:
+    lines = [f"## {title}", ""]
+    if getattr(settings, "memory_weight", 0):
+        lines += [
+            f"Takes {settings.memory_weight} parts of the host's memory, at least "
+            f"{settings.memory_minimum} MiB.",
+            "",
+        ]
+    lines += _table(settings, lambda name: key(settings, name))
+    for part in _parts(settings):
+        lines += [f"### {part.__name__} of `{settings.role or 'all'}`", "", *_sentences(part)]
+        lines += _table(part, str)
+    return "\n".join(lines)
+
+
+def _table(model: type[Part], name_of: Any) -> list[str]:
+    lines = ["| key | type | default | |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)!r}`"
+        about = " ".join((field.description or "").split()).replace("|", "\\|")
+        lines.append(f"| `{name_of(name)}` | {_type(field.annotation)} | {default} | {about} |")
+    return [*lines, ""]
+
+
+def _sentences(part: type[Part]) -> list[str]:
+    about = " ".join((part.__doc__ or "").split())
+    return [about, ""] if about else []
+
+
+def _type(annotation: Any) -> str:
+    shown = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    shown = re.sub(r"Annotated\[([^,\]]+)[^\]]*\]", r"\1", shown)
+    shown = re.sub(r"\b(?:typing|groundwork|tasks)\.(?:\w+\.)*", "", shown).replace("NoneType", "None")
+    return f"`{shown}`".replace("|", "\\|")
+
+
+def _parts(model: type[Part]) -> list[type[Part]]:
+    """Nested models, in the order in which they are met."""
+    found: dict[type[Part], None] = {}
+
+    def visit(annotation: Any) -> None:
+        if isinstance(annotation, type) and _is_subclass(annotation, Part):
+            if annotation not in found:
+                found[annotation] = None
+                for field in annotation.model_fields.values():
+                    visit(field.annotation)
+        for inner in get_args(annotation):
+            visit(inner)
+
+    for field in model.model_fields.values():
+        visit(field.annotation)
+    return list(found)
+
+
+def _is_subclass(candidate: Any, base: type) -> bool:
+    """issubclass, where a generic alias counts as no class."""
+    try:
+        return issubclass(candidate, base)
+    except TypeError:
+        return False
+
+
+if __name__ == "__main__":
+    print(text(), end="")

@@ -1,0 +1,184 @@
+"""apt repositories of vendors: a deb822 source that trusts one key, and the key."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import shlex
+from pathlib import Path
+from typing import Iterable
+
+from pyinfra import host
+from pyinfra.api import operation
+
+from facts.files import Content, Paths
+from groundwork.rows import Directory, File
+from operations.files import table
+from operations.report import report
+
+KEYRINGS = "/etc/apt/keyrings"
+
+
+@operation()
+def repository(
+    repository: str,
+    uris: Iterable[str],
+    suites: Iterable[str],
+    components: Iterable[str] = (),
+    key: str = "",
+    fingerprint: str | None = None,
+):
+    """Add an apt repository. The package lists are updated by the next `apt.packages` that installs.
+
+    A key from a URL is fetched by the host, through apt's own proxy; it is fetched again when any
+    argument changes. It is read on the controller, so a host needs no gpg.
+
+    Args:
+        repository: its name; names the files /etc/apt/sources.list.d/<name>.sources and
+            /etc/apt/keyrings/<name>.asc.
+        uris: base URIs.
+        suites: suites, such as bookworm; for a flat repository one path that ends with a slash.
+        components: components; none for a flat repository.
+        key: the signing key, armored: a URL, or a path on the controller.
+        fingerprint: 40 hexadecimal digits: the file must hold the key with that fingerprint and no
+            other. Without it, a key by plain http:// is refused.
+    """
+    keyring = f"{KEYRINGS}/{repository}.asc"
+    path = f"/etc/apt/sources.list.d/{repository}.sources"
+    wanted = (fingerprint or "").replace(" ", "").upper()
+    text = source(keyring, uris, suites, components, key, wanted)
+    rows: list = [Directory(KEYRINGS), File(path, content=text)]
+    if "://" not in key:
+        local = Path(key)
+        if not local.is_file():
+            yield _refuse(f"{key}, the key of the repository {repository}, is no file on the controller")
+            return
+        if wrong := key_error(local.read_text(errors="replace"), wanted):
+            yield _refuse(f"{key}: {wrong}")
+            return
+        rows.insert(1, File(keyring, source=str(local.resolve())))
+    elif key.startswith("http://") and not wanted:
+        yield _refuse(f"{key}: a key that comes by http:// needs a fingerprint to know it by")
+        return
+    else:
+        yield from _fetched(key, wanted, keyring, path, text)
+    yield from table._inner(rows=rows, settings=None)
+
+
+def source(
+    keyring: str,
+    uris: Iterable[str],
+    suites: Iterable[str],
+    components: Iterable[str],
+    key: str,
+    fingerprint: str,
+) -> str:
+    """The deb822 file (sources.list(5)). It names the key's URL, so that another one is fetched."""
+    fields = {
+        "# Managed by Groundwork": "operations/repository.py; changes here are overwritten",
+        # A path of the controller would differ from one operator to the next.
+        "# Key": " ".join((key if "://" in key else "", fingerprint)).strip(),
+        "Types": "deb",
+        "URIs": " ".join(uris),
+        "Suites": " ".join(suites),
+        "Components": " ".join(components),
+        "Signed-By": keyring,
+    }
+    return "".join(f"{field}: {value}\n" for field, value in fields.items() if value)
+
+
+def _fetched(url: str, fingerprint: str, keyring: str, path: str, text: str):
+    """Fetch the key if it is missing, or was fetched for another source than this."""
+    found = host.get_fact(Paths, paths=[keyring, path]) or {}
+    now = found.get(path)
+    if keyring in found and now and now.sha256 == hashlib.sha256(text.encode()).hexdigest():
+        return
+    report(f"{keyring}: fetched from {url}")
+    # apt's own downloader: on every host, and by the proxy and certificates that apt is set to use.
+    # It asks only for a newer file where it finds one; the sandbox user may not write there.
+    candidate = shlex.quote(f"{keyring}.new")
+    yield (
+        f"mkdir -p {KEYRINGS}; rm -f {candidate}; "
+        f"/usr/lib/apt/apt-helper -qq -o APT::Sandbox::User=root download-file {shlex.quote(url)} {candidate} && "
+        f"chown root:root {candidate} && chmod 644 {candidate}"
+    )
+    content = "\n".join(host.get_fact(Content, path=f"{keyring}.new") or [])
+    if wrong := key_error(content, fingerprint):
+        yield f"rm -f {candidate}; {_refuse(f'{url}: {wrong}')}"
+    yield f"mv -fT {candidate} {shlex.quote(keyring)}"
+
+
+# The key
+
+
+def key_error(armored: str, fingerprint: str) -> str | None:
+    """What is wrong with an armored key file, or None. An empty fingerprint accepts any key."""
+    try:
+        found = fingerprints(armored)
+    except ValueError as error:
+        return str(error)
+    if fingerprint and found != [fingerprint]:
+        return f"holds the key {' and '.join(found)}, and shall hold {fingerprint}"
+    return None
+
+
+def fingerprints(armored: str) -> list[str]:
+    """Fingerprints of the primary keys in an armored file (RFC 9580: 5.5.4.2, version 4 keys).
+
+    Raises:
+        ValueError: in words for the user, when it can't be read.
+    """
+    return [
+        hashlib.sha1(b"\x99" + len(body).to_bytes(2, "big") + body).hexdigest().upper()
+        for tag, body in _packets(_dearmored(armored))
+        if tag == 6
+    ]
+
+
+def _dearmored(armored: str) -> bytes:
+    content, inside = [], False
+    for line in armored.splitlines():
+        if line.startswith("-----"):
+            inside = line == "-----BEGIN PGP PUBLIC KEY BLOCK-----"
+        elif inside and line.strip() and ": " not in line and not line.startswith("="):
+            content.append(line.strip())
+    try:
+        blob = base64.b64decode("".join(content), validate=True)
+    except binascii.Error:
+        blob = b""
+    if not blob:
+        raise ValueError("is no armored OpenPGP public key (-----BEGIN PGP PUBLIC KEY BLOCK-----)")
+    return blob
+
+
+def _packets(blob: bytes):
+    """(tag, body) of each packet (RFC 9580: 4.2)."""
+    at = 0
+    try:
+        while at < len(blob):
+            head, at = blob[at], at + 1
+            if head & 0x40:
+                tag, first = head & 0x3F, blob[at]
+                at += 1
+                if first < 192:
+                    size = first
+                elif first < 224:
+                    size, at = ((first - 192) << 8) + blob[at] + 192, at + 1
+                elif first == 255:
+                    size, at = int.from_bytes(blob[at : at + 4], "big"), at + 4
+                else:
+                    raise ValueError
+            else:
+                tag, octets = (head >> 2) & 0x0F, (1, 2, 4)[head & 0x03]
+                size, at = int.from_bytes(blob[at : at + octets], "big"), at + octets
+            if not head & 0x80 or at + size > len(blob) or (tag == 6 and blob[at] != 4):
+                raise ValueError
+            yield tag, blob[at : at + size]
+            at += size
+    except (ValueError, IndexError):
+        raise ValueError("is an OpenPGP key that can't be read (only version 4 keys can)") from None
+
+
+def _refuse(message: str) -> str:
+    return f"echo {shlex.quote(message)} >&2; exit 1"

@@ -1,0 +1,220 @@
+"""What a host of a group must look like: read-only, safe on production, for any inventory.
+
+    pytest tests/host --inventory inventories/prod.py
+
+A test that takes `mongodb` runs on every host of the group mongodb, and so for each role. What it
+expects comes from the same settings and topology as the deploy; what it asks is the effective state.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+import testinfra
+from pyinfra_cli.inventory import make_inventory
+
+from facts.machine import Machine
+from groundwork.roles import ORDER, all_roles
+from groundwork.secrets import SecretStore
+from groundwork.settings import HostSettings
+from groundwork.topology import Here, Topology
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTSIDE = ROOT / "tests" / "host" / "outside.py"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--inventory", help="the pyinfra inventory whose hosts are verified")
+    parser.addoption(
+        "--outside",
+        help="where to knock from, as ssh knows it; a lab inventory gets a lab host, others the controller",
+    )
+
+
+def pytest_generate_tests(metafunc):
+    """Run a test that takes a role's name on every host of that role."""
+    inventory = metafunc.config.getoption("--inventory")
+    for role in ORDER:
+        if role in metafunc.fixturenames:
+            names = [here.name for here in load(inventory).with_role(role)] if inventory else []
+            metafunc.parametrize(role, names, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--inventory"):
+        return
+    why = pytest.mark.skip(reason="needs --inventory: tests/host looks at real hosts")
+    for item in items:
+        if Path(item.fspath).parent == Path(__file__).parent:
+            item.add_marker(why)
+
+
+_loaded: dict[str, Topology] = {}
+
+
+def load(inventory: str) -> Topology:
+    """The topology of an inventory file."""
+    if inventory not in _loaded:
+        if not Path(inventory).is_file():
+            pytest.exit(f"--inventory {inventory}: no such file", returncode=4)
+        os.chdir(ROOT)
+        hosts = {item.name: (list(item.groups), item.data.dict()) for item in make_inventory(inventory)}
+        _loaded[inventory] = Topology(hosts, all_roles())
+    return _loaded[inventory]
+
+
+@dataclass
+class Host:
+    """A host of the inventory: what it should be (`here`), what it is (`run`, `testinfra`)."""
+
+    here: Here
+    secrets: SecretStore
+    ssh_config: Path
+
+    @property
+    def name(self) -> str:
+        return self.here.name
+
+    @property
+    def settings(self):
+        """Settings of a role: `host.settings("redis").port`."""
+        return lambda role: self.here.settings(self.here.topology.roles[role])
+
+    @property
+    def is_lab(self) -> bool:
+        return self.here.settings(HostSettings).lab_suite is not None
+
+    @property
+    def testinfra(self):
+        """A testinfra host, with sudo."""
+        return testinfra.get_host(f"ssh://{self.name}", ssh_config=str(self.ssh_config), sudo=True)
+
+    def run(self, command: str, stdin: str = "", sudo: bool = True) -> subprocess.CompletedProcess:
+        """Run a command; what must not be seen in a process list goes to its standard input."""
+        remote = f"sudo -n sh -c {shlex.quote(command)}" if sudo else command
+        return subprocess.run(
+            ["ssh", "-F", str(self.ssh_config), self.name, remote],
+            input=stdin, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+    def check(self, command: str, stdin: str = "") -> str:
+        """Standard output of a command that must succeed."""
+        done = self.run(command, stdin)
+        assert done.returncode == 0, f"{self.name}: {command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    @contextmanager
+    def tunnel(self, port: int, address: str = "127.0.0.1") -> Iterator[int]:
+        """A port on this machine's loopback that leads to one of the host's."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            local = free.getsockname()[1]
+        forward = f"127.0.0.1:{local}:{address}:{port}"
+        process = subprocess.Popen(
+            ["ssh", "-F", str(self.ssh_config), "-o", "ExitOnForwardFailure=yes", "-S", "none", "-N", "-L", forward, self.name],
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            for _ in range(100):
+                if process.poll() is not None:
+                    raise AssertionError(f"no tunnel to {self.name}: {process.stderr.read().decode()}")
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", local)) == 0:
+                        break
+                time.sleep(0.1)
+            yield local
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@pytest.fixture(scope="session")
+def topology(request) -> Topology:
+    return load(request.config.getoption("--inventory"))
+
+
+@pytest.fixture(scope="session")
+def secrets(request, topology) -> SecretStore:
+    lab = all(here.settings(HostSettings).lab_suite for here in topology.hosts.values())
+    return SecretStore.for_inventory(request.config.getoption("--inventory"), lab=lab)
+
+
+@pytest.fixture(scope="session")
+def ssh_config(topology, tmp_path_factory) -> Path:
+    """The inventory's connections, as OpenSSH reads them."""
+    directory = tmp_path_factory.mktemp("ssh")
+    path = directory / "config"
+    path.write_text("".join(_stanza(here, directory) for here in topology.hosts.values()))
+    return path
+
+
+def _stanza(here: Here, directory: Path) -> str:
+    words = {
+        "ssh_hostname": "HostName",
+        "ssh_user": "User",
+        "ssh_port": "Port",
+        "ssh_key": "IdentityFile",
+        "ssh_known_hosts_file": "UserKnownHostsFile",
+    }
+    lines = [f"  {words[name]} {value}" for name, value in here.data.items() if name in words]
+    control = f"  ControlMaster auto\n  ControlPath {directory}/%C\n  ControlPersist 60\n"
+    return "\n".join([f"Host {here.name}", *lines, "  BatchMode yes\n"]) + control
+
+
+def _host(request, topology, secrets, ssh_config) -> Host:
+    host = Host(topology.hosts[request.param], secrets, ssh_config)
+    if host.here.machine is None:
+        fact = Machine()
+        host.here.machine = fact.process(host.check(fact.command()).splitlines())
+    return host
+
+
+def _fixture(role: str):
+    @pytest.fixture(scope="session", name=role)
+    def of_role(request, topology, secrets, ssh_config) -> Host:
+        return _host(request, topology, secrets, ssh_config)
+
+    return of_role
+
+
+for _role in ORDER:
+    globals()[f"host_of_{_role}"] = _fixture(_role)
+
+
+@dataclass
+class Outside:
+    """A machine that has no business with the hosts: what it can reach, everybody can."""
+
+    command: list[str]
+    address: str
+
+    def run(self, script: str, *arguments: str) -> str:
+        """Standard output of a Python script run there."""
+        done = subprocess.run(
+            [*self.command, "python3", "-", *arguments],
+            input=script, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="session")
+def outside(request, topology) -> Outside:
+    """Another host to knock from."""
+    given = request.config.getoption("--outside")
+    if given:
+        return Outside(["ssh", "-o", "BatchMode=yes", given], given)
+    if not all(here.settings(HostSettings).lab_suite for here in topology.hosts.values()):
+        return Outside([], "the controller")
+    subprocess.run([sys.executable, "-m", "lab", "up", str(OUTSIDE)], check=True, cwd=ROOT)
+    return Outside([sys.executable, "-m", "lab", "ssh", "outside"], "10.87.0.250")

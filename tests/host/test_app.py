@@ -1,0 +1,113 @@
+"""The application, as its users see it, and as its stores see it."""
+
+from __future__ import annotations
+
+import secrets as random
+import time
+
+import pymongo
+import pytest
+import redis as redis_client
+import requests
+import urllib3
+
+urllib3.disable_warnings()
+
+
+def _url(nginx) -> str:
+    return f"https://{nginx.here.private_address}"
+
+
+def _get(nginx, path: str, **more) -> requests.Response:
+    return requests.get(_url(nginx) + path, verify=False, timeout=20, **more)
+
+
+@pytest.fixture
+def item(nginx):
+    """An item stored through HTTPS, and removed again."""
+    word = f"groundwork{random.token_hex(6)}"
+    stored = requests.post(
+        _url(nginx) + "/items", json={"name": word, "text": f"a meter called {word}"}, verify=False, timeout=20
+    )
+    assert stored.status_code == 201, stored.text
+    yield {"word": word, **stored.json()}
+    requests.delete(f"{_url(nginx)}/items/{stored.json()['id']}", verify=False, timeout=20)
+
+
+def test_it_is_healthy_and_ready(nginx):
+    assert _get(nginx, "/health").status_code == 200
+    ready = _get(nginx, "/ready")
+    assert ready.status_code == 200, ready.text
+
+
+def test_an_item_is_read_back_and_then_from_the_cache(nginx, item):
+    first, second = (_get(nginx, f"/items/{item['id']}") for _ in range(2))
+    assert first.json()["name"] == second.json()["name"] == item["word"]
+    assert second.headers["X-Cache"] == "hit"
+
+
+def test_an_item_is_found_by_searching(nginx, item):
+    found = _get(nginx, "/search", params={"q": item["word"], "limit": 3}).json()
+    assert item["id"] in str(found)
+
+
+def test_the_item_is_in_mongodb(nginx, item, mongodb):
+    user = mongodb.settings("mongodb").users[0]
+    login = {"username": user.name, "password": mongodb.secrets.value(f"mongodb/{user.name}")}
+    with mongodb.tunnel(mongodb.settings("mongodb").port) as port:
+        with pymongo.MongoClient("127.0.0.1", port, directConnection=True, authSource=user.database, **login) as client:
+            assert client[user.database].items.count_documents({"name": item["word"]}) == 1
+
+
+def test_the_item_is_in_redis_once_it_was_read(nginx, item, redis):
+    _get(nginx, f"/items/{item['id']}")
+    password = redis.secrets.value("redis/app")
+    with redis.tunnel(redis.settings("redis").port) as port:
+        client = redis_client.Redis("127.0.0.1", port, username="app", password=password)
+        keys = [key for key in client.scan_iter() if item["id"].encode() in key]
+        assert keys and item["word"].encode() in client.get(keys[0])
+
+
+def test_the_item_is_in_chromadb(nginx, item, chromadb):
+    settings = chromadb.settings("chromadb")
+    with chromadb.tunnel(settings.port, settings.address(chromadb.here)) as port:
+        base = f"http://127.0.0.1:{port}/api/v2/tenants/default_tenant/databases/default_database/collections"
+        found = []
+        for collection in requests.get(base, timeout=10).json():
+            answer = requests.post(f"{base}/{collection['id']}/get", json={"ids": [item["id"]]}, timeout=10)
+            found += answer.json()["ids"]
+        assert found == [item["id"]]
+
+
+def test_the_service_is_hardened_and_runs_as_its_own_user(app):
+    exposure = app.check("systemd-analyze security --no-pager app.service | tail -n 1")
+    assert float(exposure.split(":")[1].split()[0]) <= 3.0, exposure
+    users = app.check("ps -o user= -p $(systemctl show -P MainPID app.service)")
+    assert users.strip() == "app"
+
+
+def test_its_environment_is_closed_to_others(app):
+    assert app.check("stat -c '%a %U' /etc/app/environment").strip() == "600 root"
+
+
+def test_the_environment_is_composed_from_the_topology(app):
+    names = {line.split("=")[0] for line in app.check("cat /etc/app/environment").splitlines() if "=" in line}
+    expected = {"ENVIRONMENT", "LOG_LEVEL"}
+    if app.here.peers("mongodb"):
+        expected |= {"MONGO_URI", "MONGO_DB"}
+    if app.here.peers("redis"):
+        expected |= {"REDIS_HOST", "REDIS_PORT", "REDIS_DB", "REDIS_URL"}
+    if app.here.peers("chromadb"):
+        expected |= {"CHROMA_SERVER_HOST", "CHROMA_SERVER_PORT"}
+    assert expected <= names
+
+
+def test_it_comes_back_when_it_dies(app, nginx):
+    if not app.is_lab:
+        pytest.skip("kills the application: only on lab hosts")
+    app.check("systemctl kill --signal=KILL app.service")
+    for _ in range(60):
+        if _get(nginx, "/health").status_code == 200:
+            return
+        time.sleep(0.5)
+    pytest.fail("the application did not come back")

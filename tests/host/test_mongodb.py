@@ -1,0 +1,119 @@
+"""MongoDB: authorization, users, what is reachable, and what runs is what is installed."""
+
+from __future__ import annotations
+
+import pymongo
+import pytest
+from pymongo.errors import OperationFailure
+
+
+@pytest.fixture
+def client(mongodb):
+    """A client of that host's MongoDB with the credentials asked for."""
+    with mongodb.tunnel(mongodb.settings("mongodb").port) as port:
+        clients = []
+
+        def make(**login) -> pymongo.MongoClient:
+            clients.append(
+                pymongo.MongoClient("127.0.0.1", port, directConnection=True, serverSelectionTimeoutMS=5000, **login)
+            )
+            return clients[-1]
+
+        yield make
+        for made in clients:
+            made.close()
+
+
+def _login(mongodb, user) -> dict:
+    return {
+        "username": user.name,
+        "password": mongodb.secrets.value(f"mongodb/{user.name}"),
+        "authSource": user.database,
+    }
+
+
+def test_without_a_password_nothing_is_told(mongodb, client):
+    with pytest.raises(OperationFailure, match="requires authentication"):
+        client().list_database_names()
+
+
+def test_a_user_can_not_be_made_without_a_login(mongodb, client):
+    with pytest.raises(OperationFailure, match="requires authentication"):
+        client().admin.command("createUser", "intruder", pwd="x", roles=[])
+
+
+def test_a_wrong_password_is_refused(mongodb, client):
+    for user, source in [("admin", "admin"), *((u.name, u.database) for u in mongodb.settings("mongodb").users)]:
+        with pytest.raises(OperationFailure, match="Authentication failed"):
+            client(username=user, password="wrong", authSource=source).admin.command("connectionStatus")
+
+
+def test_the_administrator_administers_users_and_reads_no_data(mongodb, client):
+    admin = client(username="admin", password=mongodb.secrets.value("mongodb/admin"), authSource="admin")
+    status = admin.admin.command("connectionStatus")["authInfo"]
+    assert status["authenticatedUserRoles"] == [{"role": "userAdminAnyDatabase", "db": "admin"}]
+    for user in mongodb.settings("mongodb").users:
+        with pytest.raises(OperationFailure, match="not authorized"):
+            admin[user.database].items.find_one()
+
+
+def test_each_user_has_its_roles_in_its_own_database_and_no_more(mongodb, client):
+    for user in mongodb.settings("mongodb").users:
+        theirs = client(**_login(mongodb, user))
+        status = theirs[user.database].command("connectionStatus")["authInfo"]
+        wanted = [{"role": role, "db": user.database} for role in user.roles]
+        assert sorted(status["authenticatedUserRoles"], key=str) == sorted(wanted, key=str)
+        with pytest.raises(OperationFailure, match="not authorized"):
+            theirs["somebody_elses"].items.find_one()
+
+
+def test_collections_and_indexes_are_there(mongodb, client):
+    settings = mongodb.settings("mongodb")
+    for collection in settings.collections:
+        owner = next(user for user in settings.users if user.database == collection.database)
+        database = client(**_login(mongodb, owner))[collection.database]
+        found = list(database.list_collections(filter={"name": collection.name}))
+        assert found, f"{collection.name} is missing"
+        assert found[0]["type"] == ("timeseries" if collection.timeseries else "collection")
+        names = database[collection.name].index_information()
+        for index in collection.indexes:
+            assert "_".join(str(part) for item in index.keys.items() for part in item) in names
+
+
+def test_it_listens_where_it_was_told_and_nowhere_else(mongodb):
+    settings = mongodb.settings("mongodb")
+    listening = mongodb.check(f"ss -Hltn 'sport = :{settings.port}'")
+    addresses = {line.split()[3].rsplit(":", 1)[0].strip("[]") for line in listening.splitlines()}
+    assert addresses == set(settings.listens_on(mongodb.here))
+
+
+def test_what_runs_is_what_is_installed(mongodb):
+    version = mongodb.check("dpkg-query -W -f '${Version}' mongodb-org-server")
+    assert version.startswith(mongodb.settings("mongodb").series_for(mongodb.here) + ".")
+    running = mongodb.check("/proc/$(pidof mongod)/exe --version")
+    assert f"db version v{version}" in running
+
+
+def test_packages_are_held(mongodb):
+    held = mongodb.check("apt-mark showhold").split()
+    assert {"mongodb-org", "mongodb-org-server"} <= set(held)
+
+
+def test_data_and_log_are_closed_to_others(mongodb):
+    assert mongodb.check("stat -c '%U:%G' /var/lib/mongodb").strip() == "mongodb:mongodb"
+    assert mongodb.check("find /var/lib/mongodb/ /var/log/mongodb/ -type f -perm /o+rwx") == ""
+
+
+def test_limits_of_the_running_server(mongodb):
+    limits = mongodb.check("cat /proc/$(pidof mongod)/limits")
+    assert "Max open files            64000                64000" in limits
+    assert "Max processes             64000                64000" in limits
+
+
+def test_kernel_settings_are_written_for_boot(mongodb):
+    text = mongodb.check("cat /etc/sysctl.d/60-groundwork-mongodb.conf")
+    assert "vm.swappiness = 1" in text
+    if not mongodb.here.machine.container:
+        assert mongodb.check("sysctl -n vm.swappiness").strip() == "1"
+        wanted = mongodb.settings("mongodb").huge_pages(mongodb.here)
+        assert f"[{wanted}]" in mongodb.check("cat /sys/kernel/mm/transparent_hugepage/enabled")

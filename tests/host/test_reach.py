@@ -1,0 +1,78 @@
+"""Who reaches what: every port that is not in a flow is closed, tried from another host."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+
+import pytest
+
+SCAN = """
+import asyncio, json, sys
+address, seconds = sys.argv[1], float(sys.argv[2])
+ports = json.loads(sys.argv[3]) or range(1, 65536)
+found = []
+limit = asyncio.Semaphore(4000)
+
+async def knock(port):
+    async with limit:
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), seconds)
+        except (OSError, asyncio.TimeoutError):
+            return
+        found.append(port)
+        writer.close()
+
+async def main():
+    await asyncio.gather(*(knock(port) for port in ports))
+
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
+asyncio.run(main())
+print(json.dumps(sorted(found)))
+"""
+
+
+def _open_to(here, address: str) -> set[int]:
+    """Ports that the flows open to an address."""
+    found = set()
+    for opening in here.openings():
+        networks = [ipaddress.ip_network(n) for ns in opening.sources.values() for n in ns or []]
+        known = [n for n in networks if n.version == ipaddress.ip_address(address).version]
+        if opening.everybody or any(ipaddress.ip_address(address) in network for network in known):
+            found.add(opening.port)
+    return found
+
+
+def test_every_port_not_in_a_flow_is_closed(base, outside):
+    if not base.is_lab:
+        pytest.skip("scans all 65535 ports: only on lab hosts")
+    address = base.here.private_address
+    scanned = set(json.loads(outside.run(SCAN, address, "1.5", "[]")))
+    assert scanned == _open_to(base.here, outside.address)
+
+
+def test_what_listens_and_is_not_in_a_flow_is_closed(base, outside):
+    listening = base.check("ss -Hltn | awk '{print $4}'").split()
+    ports = sorted({int(item.rsplit(":", 1)[1]) for item in listening})
+    if outside.address == "the controller":
+        pytest.skip("the controller may be allowed in: name a machine with --outside")
+    reached = set(json.loads(outside.run(SCAN, base.here.private_address, "2", json.dumps(ports))))
+    assert reached <= _open_to(base.here, outside.address), "reached from outside"
+
+
+def test_the_same_over_ipv6(base, outside):
+    found = base.check("ip -6 -o addr show scope global | awk '{print $4}' | cut -d/ -f1").split()
+    if not found or not base.is_lab:
+        pytest.skip("no global IPv6 address" if not found else "scans: only on lab hosts")
+    everybody = {opening.port for opening in base.here.openings() if opening.everybody}
+    scanned = set(json.loads(outside.run(SCAN, found[0], "1.5", "[]")))
+    assert scanned <= everybody
+
+
+def test_the_firewall_is_ours_alone_and_on(base):
+    tables = base.check("nft list tables").splitlines()
+    assert "table inet groundwork" in tables
+    ruleset = base.check("nft list table inet groundwork")
+    assert "policy drop" in ruleset
+    assert "ct status dnat" in ruleset

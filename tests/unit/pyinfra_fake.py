@@ -1,0 +1,69 @@
+"""Run pyinfra's own command line on hosts that only pretend: its @fake connector."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SYSTEMS = {"jammy": "ubuntu", "noble": "ubuntu", "bookworm": "debian", "trixie": "debian"}
+
+ALL_ROLES = """
+    mongodb_users = [{"name": "grid_user", "database": "urban_grid_ai"}]
+    app_source = "examples/app"
+"""
+
+INVENTORY = '''
+import re
+
+_machine = """distribution={distribution}
+codename={codename}
+architecture=amd64
+cores=2
+memory=4194304
+container=none
+disk_free=20971520"""
+_host = ("@fake/one", {{
+    "private_address": "10.0.0.5",
+    "fake_responses": {{
+        re.compile("os-release"): _machine.splitlines(),
+        # Tools that are not installed yet.
+        re.compile("command -v"): {{"success": False}},
+    }},
+    **{data!r},
+}})
+{groups}
+'''
+
+
+def inventory(directory: Path, groups: list[str], codename: str = "bookworm", **data: object) -> Path:
+    """Write an inventory with one fake host, and give its path."""
+    path = directory / "try_out.py"
+    lines = "\n".join(f"{group} = [_host]" for group in groups)
+    path.write_text(
+        INVENTORY.format(distribution=SYSTEMS[codename], codename=codename, data=data, groups=lines)
+    )
+    return path
+
+
+def group_data(directory: Path, name: str, text: str) -> Path:
+    """Write a file of group data beside an inventory."""
+    (directory / "group_data").mkdir(exist_ok=True)
+    path = directory / "group_data" / f"{name}.py"
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def run(path: Path, *arguments: str, secrets: bool = True) -> subprocess.CompletedProcess:
+    """`pyinfra INVENTORY ARGUMENTS`, with an environment that answers for every secret."""
+    names = ("MONGODB_ADMIN", "MONGODB_GRID_USER", "REDIS_APP", "REDIS_ADMIN") if secrets else ()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GROUNDWORK_")}
+    environment |= {f"GROUNDWORK_SECRET_{name}": f"pa:ss/w@rd-{name.lower()}" for name in names}
+    environment |= {"PYINFRA_FAKE_DELAY": "0", "PYINFRA_PROGRESS": "off", "HOME": str(path.parent)}
+    return subprocess.run(
+        [sys.executable, "-m", "pyinfra", str(path), *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
+    )  # fmt: skip

@@ -1,0 +1,93 @@
+"""Bad input: one clear error, before any host is touched, and a status that is not 0."""
+
+from __future__ import annotations
+
+import pytest
+from pyinfra_fake import ROOT, group_data, inventory, run
+
+CASES = {
+    "unknown key": ("mongodb_prot = 27018", "all.py:2: mongodb_prot: unknown key; did you mean mongodb_port?"),
+    "wrong type": ('mongodb_port = "many"', "all.py:2: mongodb_port = 'many': input should be a valid integer"),
+    "port out of range": ("mongodb_port = 70000", "mongodb_port = 70000: input should be less than or equal to 65535"),
+    "duplicate user": (
+        'mongodb_users = [{"name": "a", "database": "d"}, {"name": "a", "database": "e"}]',
+        "mongodb_users: 'a' is there twice",
+    ),
+    "nested key": ('mongodb_users = [{"name": "a"}]', "mongodb_users[0]['database']: field required"),
+    "no owner of a collection": (
+        'mongodb_collections = [{"database": "x", "name": "y"}]',
+        "no user of mongodb_users has readWrite on that database",
+    ),
+    "version of another series": ('mongodb_version = "6.0.1"', "mongodb_version: 6.0.1 is not of the series 7.0"),
+    "unpublished series": ('mongodb_series = "4.4"', "the vendor publishes no 4.4 for debian bookworm"),
+    "no address": ('private_address = "db1"', "'db1' is not an IP address such as 10.0.0.5"),
+    "flow from nowhere": (
+        'flows = [{"source": "moon", "role": "mongodb", "port": 1}]',
+        "flows: source 'moon' is no role, no external, no network",
+    ),
+    "too little memory": ("hardware_memory = 512", "512 MiB of memory leave 409 MiB for mongodb, which needs"),
+    "everybody on 0.0.0.0": (
+        'mongodb_bind_addresses = ["0.0.0.0"]\nflows = [{"source": "internet", "role": "mongodb", "port": 27017}]',
+        "mongodb_bind_addresses: 0.0.0.0 is refused",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refused_in_words(tmp_path, case):
+    text, message = CASES[case]
+    group_data(tmp_path, "all", f"# settings\n{text}\n")
+    path = inventory(tmp_path, ["mongodb"])
+    if case == "no address":
+        path.write_text(path.read_text().replace('"private_address": "10.0.0.5",', ""))
+    done = run(path, "deploy.py", "-y")
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "nothing was changed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Starting operation" not in done.stderr
+
+
+def test_all_errors_come_together(tmp_path):
+    group_data(tmp_path, "all", 'mongodb_port = 0\nmongodb_prot = 1\nenvironment = 3\n')
+    done = run(inventory(tmp_path, ["mongodb"]), "deploy.py", "-y")
+    assert "3 things to put right" in done.stderr
+
+
+def test_a_missing_secret_says_where_it_was_looked_for(tmp_path):
+    done = run(inventory(tmp_path, ["mongodb"]), "deploy.py", "-y", secrets=False)
+    assert done.returncode != 0
+    assert "mongodb/admin" in done.stderr and "GROUNDWORK_SECRET_MONGODB_ADMIN" in done.stderr
+    assert "Starting operation" not in done.stderr
+
+
+def test_a_host_without_a_role(tmp_path):
+    done = run(inventory(tmp_path, ["mongodbs"]), "deploy.py", "-y")
+    assert done.returncode != 0 and "is in no role's group" in done.stderr
+
+
+def test_a_limit_that_matches_nothing(tmp_path):
+    done = run(inventory(tmp_path, ["mongodb"]), "deploy.py", "-y", "--limit", "typo")
+    assert done.returncode != 0 and "--limit typo matches none of the hosts: @fake/one" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_wait_is_refused(tmp_path):
+    done = run(inventory(tmp_path, ["mongodb"]), "deploy.py", "-y", "--no-wait")
+    assert done.returncode != 0 and "--no-wait" in done.stderr
+
+
+def test_a_misspelled_template_variable(tmp_path, request):
+    template = ROOT / "templates" / "mongodb" / "sysctl.conf.j2"
+    before = template.read_text()
+    request.addfinalizer(lambda: template.write_text(before))
+    template.write_text(before + "{{ settings.prot }}\n")
+    done = run(inventory(tmp_path, ["mongodb"]), "deploy.py", "-y")
+    assert done.returncode != 0
+    assert "templates/mongodb/sysctl.conf.j2" in done.stderr and "prot" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_value_on_the_command_line_is_named_so(tmp_path):
+    done = run(inventory(tmp_path, ["mongodb"]), "deploy.py", "-y", "--data", "mongodb_port=99999")
+    assert done.returncode != 0 and "--data mongodb_port" in done.stderr

@@ -1,0 +1,46 @@
+"""The whole deploy, prepared on every supported system without a host."""
+
+from __future__ import annotations
+
+import pytest
+from pyinfra_fake import ALL_ROLES, SYSTEMS, group_data, inventory, run
+
+from groundwork.roles import ORDER
+
+
+@pytest.mark.parametrize("codename", SYSTEMS)
+def test_every_role_is_prepared(tmp_path, codename):
+    group_data(tmp_path, "all", ALL_ROLES)
+    own = {"mongodb_series": "8.0", "mongodb_repository": "http://mirror.example/apt"} if codename == "trixie" else {}
+    path = inventory(tmp_path, list(ORDER[1:]), codename, **own)
+    done = run(path, "deploy.py", "--dry")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Detected changes" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_operation_is_without_a_name(tmp_path):
+    """An operation without a name prints its arguments."""
+    group_data(tmp_path, "all", ALL_ROLES)
+    done = run(inventory(tmp_path, list(ORDER[1:])), "deploy.py", "--debug-operations")
+    assert done.returncode == 0, done.stderr
+    for module in ("files.table", "apt.packages", "service.services", "accounts.users", "uv.environment"):
+        assert module not in done.stdout
+
+
+@pytest.mark.parametrize("role", ORDER)
+def test_one_role_alone(tmp_path, role):
+    group_data(tmp_path, "all", ALL_ROLES)
+    done = run(inventory(tmp_path, [role, "mongodb", "redis"]), f"tasks.{role}.{role}", "--dry")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_secret_is_in_what_is_printed(tmp_path):
+    group_data(tmp_path, "all", ALL_ROLES)
+    path = inventory(tmp_path, list(ORDER[1:]))
+    for arguments in (["--dry", "-vvv", "--diff", "--debug"], ["--debug-operations"], ["--dry", "--json"], ["-y", "-vvv"]):
+        done = run(path, "deploy.py", *arguments)
+        assert "pa:ss/w@rd" not in done.stdout + done.stderr, arguments
+        assert "pa%3Ass" not in done.stdout + done.stderr, arguments
+    done = run(path, "debug-inventory")
+    assert done.returncode == 0 and "pa:ss" not in done.stdout + done.stderr
