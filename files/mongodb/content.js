@@ -80,7 +80,7 @@ function run() {
         user.roles.some(role => ['readWrite', 'dbOwner'].includes(role)));
       const login = connect_as(owner.name, owner.password, owner.database);
       if (login.connection) compare_collection(login.connection.getDB(item.database), item, changes);
-      else changes.push(`collection ${item.database}.${item.name}: its user is not there yet`);
+      else changes.push(`collection ${item.database}.${item.name}: with its user`);
     }
   } catch (error) {
     return {problem: error.message};

@@ -21,6 +21,8 @@ from typing import Iterator
 
 import pytest
 import testinfra
+from pyinfra.api import State
+from pyinfra.context import ctx_state
 from pyinfra_cli.inventory import make_inventory
 
 from facts.machine import Machine
@@ -68,7 +70,9 @@ def load(inventory: str) -> Topology:
         if not Path(inventory).is_file():
             pytest.exit(f"--inventory {inventory}: no such file", returncode=4)
         os.chdir(ROOT)
-        hosts = {item.name: (list(item.groups), item.data.dict()) for item in make_inventory(inventory)}
+        with ctx_state.use(State()):
+            items = list(make_inventory(inventory))
+        hosts = {item.name: (list(item.groups), item.data.dict()) for item in items}
         _loaded[inventory] = Topology(hosts, all_roles())
     return _loaded[inventory]
 
