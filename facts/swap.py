@@ -22,6 +22,8 @@ class Found:
 class Swap(FactBase):
     """Whether a swap file exists, and which swap is used, now and at boot."""
 
+    default = Found
+
     def command(self, path: str) -> str:
         return (
             f"[ -e {shlex.quote(path)} ] && echo E; sed -n '2,$s/^\\([^ \\t]*\\).*/A|\\1/p' /proc/swaps; "

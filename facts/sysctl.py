@@ -27,6 +27,8 @@ class Sysctls(FactBase):
         file: path of the file.
     """
 
+    default = Found
+
     def command(self, keys: Iterable[str], file: str) -> str:
         paths = " ".join(f"/proc/sys/{key.replace('.', '/')}" for key in keys)  # unquoted: * is for the shell
         return f"sed 's/^/F|/' {shlex.quote(file)} 2>/dev/null; grep -s -H '' /dev/null {paths}; true"

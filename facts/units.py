@@ -55,7 +55,10 @@ class Units(FactBase):
                 "-p LoadState,ActiveState,UnitFileState,NeedDaemonReload,ActiveEnterTimestamp; "
                 f"stat -c 'stamp=%.Y' {STAMPS}/{name} 2>/dev/null; "
                 "fragment=$(systemctl show -P FragmentPath {0}); dropins=$(systemctl show -P DropInPaths {0}); "
-                "find -H {1} $fragment $dropins -maxdepth 1 -printf 'newest=%C@ %p\\n' 2>/dev/null "
+                # A link counts itself (it may be flipped to what is older) and what it names.
+                "{{ find -P {1} -maxdepth 0 -type l -printf 'newest=%C@ %p\\n'; "
+                # Our drop-ins by their path too: systemd may not know of them yet.
+                "find -H {1} $fragment $dropins /etc/systemd/system/{0}.d -maxdepth 1 -printf 'newest=%C@ %p\\n'; }} 2>/dev/null "
                 "| sort -t= -k2 -n | tail -n 1".format(name, quoted)
             )
         return "; ".join(script) + "; true"

@@ -20,7 +20,7 @@ class EnvironmentsState:
     architecture: str = ""
     """dpkg's word: amd64, arm64."""
     python: str = ""
-    """`Python 3.11.2` of the interpreter asked for; empty where there is none."""
+    """`Python 3.11` of the interpreter asked for; empty where there is none."""
     complete: dict[str, str] = field(default_factory=dict)
     """Environment's directory name -> the Python version in its stamp, newest first."""
     incomplete: set[str] = field(default_factory=set)
@@ -43,7 +43,7 @@ class Environments(FactBase):
     def command(self, path: str, uv: str, python: str) -> str:
         return (
             f"echo \"arch=$(dpkg --print-architecture)\"; [ -x {shlex.quote(uv)} ] && echo uv=yes; "
-            f"echo \"python=$({shlex.quote(python)} -V 2>/dev/null)\"; "
+            f"echo \"python=$({shlex.quote(python)} -V 2>/dev/null | cut -d. -f1,2)\"; "
             f"cd {shlex.quote(path)} 2>/dev/null || exit 0; "
             'echo "current=$(readlink current)"; '
             'for name in $(ls -t); do [ -d "$name" ] && [ ! -L "$name" ] || continue; '

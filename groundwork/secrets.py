@@ -1,8 +1,9 @@
 """Secrets: names in settings, values from the environment, an age file, or the lab's seed.
 
-Settings and arguments hold `Secret("mongodb/admin")`, which is a name. The operation that writes the
-value asks `SecretStore.for_inventory(...).value(name)` for it. No value is ever part of a repr, an
-exception or a log. People edit the age file with `python -m groundwork.secrets` (docs/secrets.md).
+Settings and arguments hold `Secret("mongodb/admin")`, which is a name. The operation that writes
+the value asks `SecretStore.for_inventory(...).value(name)` for it. No value is ever part of a repr,
+an exception or a log. People edit the age file with `python -m groundwork.secrets`.
+See docs/secrets.md.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import stat
 import sys
 import tempfile
 import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Protocol
+from typing import Any, Protocol
 
 import pyrage
 import yaml
@@ -55,7 +57,7 @@ class NotForYou(SourceUnreadable):
 
 @dataclass(frozen=True, repr=False, order=True)
 class Secret:
-    """The name of a secret, such as `Secret("mongodb/admin")`. Raises SecretError for a bad name."""
+    """The name of a secret, such as `Secret("mongodb/admin")`. A bad name raises SecretError."""
 
     name: str
 
@@ -63,9 +65,9 @@ class Secret:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
             # What was given is not repeated: the usual mistake is to write the value here.
             raise SecretError(
-                'a secret is given by its name, such as "mongodb/admin": lower-case letters, digits '
-                "and _, then at least one / and more of these, . or - (what was given is not shown, "
-                "in case it is the value)"
+                'a secret is given by its name, such as "mongodb/admin": lower-case letters, '
+                "digits and _, then at least one / and more of these, . or - (what was given is "
+                "not shown, in case it is the value)"
             )
 
     def __repr__(self) -> str:
@@ -196,9 +198,7 @@ class AgeFile:
         try:
             ciphertext = self.path.read_bytes()
         except OSError as error:
-            raise SourceUnreadable(
-                f"{_shown(self.path)} can't be read: {error.strerror}"
-            ) from None
+            raise SourceUnreadable(f"{_shown(self.path)} can't be read: {error.strerror}") from None
         return self._parse(self._decrypt(ciphertext))
 
     @contextlib.contextmanager
@@ -302,18 +302,20 @@ class AgeFile:
         if "No matching keys" in reason:
             raise NotForYou(
                 f"{_shown(self.path)} is not encrypted to your identity {identity_path()}: ask "
-                f"somebody who can read it to add your public key to {_shown(self.recipients_path)} "
-                f"and to run `{self.command('rekey')}`"
+                "somebody who can read it to add your public key to "
+                f"{_shown(self.recipients_path)} and to run `{self.command('rekey')}`"
             )
         raise SourceUnreadable(
-            f"{_shown(self.path)} is damaged and can't be decrypted: restore it from version control"
+            f"{_shown(self.path)} is damaged and can't be decrypted: take it from version control"
         )
 
     def _parse(self, plaintext: bytes) -> dict[str, str]:
         shown = _shown(self.path)
         data = _load_yaml(plaintext)
         if not isinstance(data, dict):
-            raise SourceUnreadable(f"{shown} must hold a YAML mapping of names to values, and doesn't")
+            raise SourceUnreadable(
+                f"{shown} must hold a YAML mapping of names to values, and doesn't"
+            )
         for position, (name, value) in enumerate(data.items(), 1):
             # Names are shown only once they look like names: the two may have been swapped.
             if not isinstance(name, str) or not NAME.fullmatch(name):
@@ -348,7 +350,7 @@ class SecretStore:
         return cls(path, lab, _AGE_FILES.setdefault(path, AgeFile(path)))
 
     def value(self, name: str | Secret) -> str:
-        """The value of a secret. Raises SecretError with where it was looked for and what adds it."""
+        """The value of a secret. Raises SecretError: where it was looked for, what adds it."""
         secret = _secret(name)
         try:
             return self._find(secret)
@@ -361,7 +363,8 @@ class SecretStore:
         """What is wrong with these secrets, one message each; a source's trouble is told once."""
         messages: list[str] = []
         unreadable: dict[str, list[str]] = {}
-        for name in sorted({getattr(name, "name", name) for name in names}):
+        plain = {name.name if isinstance(name, Secret) else name for name in names}
+        for name in sorted(plain):
             try:
                 self._find(_secret(name))
             except SourceUnreadable as error:
@@ -385,8 +388,8 @@ class SecretStore:
             if value.startswith(LAB_PREFIX) and not self.lab:
                 raise SecretError(
                     f"{secret}: {source.where(secret.name)} holds a lab secret in a production "
-                    f"inventory ({_shown(self.inventory)}): values that start with {LAB_PREFIX} are "
-                    "for the lab"
+                    f"inventory ({_shown(self.inventory)}): values that start with {LAB_PREFIX} "
+                    "are for the lab"
                 )
             return value
         raise SecretError(self._not_found(secret))
@@ -401,7 +404,7 @@ class SecretStore:
 
 
 def is_lab_inventory(path: str | Path) -> bool:
-    """Whether an inventory file has lab hosts: `(name, {"lab_suite": …})` in a list at its top level.
+    """Whether an inventory file has lab hosts: `(name, {"lab_suite": …})` in a list at top level.
 
     Runs the file. Raises SecretError if there is none, or it doesn't run.
     """
@@ -587,6 +590,8 @@ def _locked(directory: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        # Said, since gevent, which pyinfra patches in, puts off closing what is no regular file.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 
@@ -656,7 +661,9 @@ def _is_piped() -> bool:
 
 def _refuse_known(name: str, values: dict[str, str], file: AgeFile) -> None:
     if name in values:
-        raise SecretError(f"{name} is there already; change it with `{file.command(f'rotate {name}')}`")
+        raise SecretError(
+            f"{name} is there already; change it with `{file.command(f'rotate {name}')}`"
+        )
 
 
 def _require_known(name: str, values: dict[str, str], file: AgeFile) -> None:
@@ -690,8 +697,8 @@ def _rotate(file: AgeFile, options: argparse.Namespace) -> None:
         _require_known(options.name, values, file)
         values[options.name] = value
     print(
-        f"{options.name} is changed in {_shown(file.path)}, and not yet on the hosts. Commit it and "
-        f"run the deploy: pyinfra {shlex.quote(_shown(file.inventory))} deploy.py"
+        f"{options.name} is changed in {_shown(file.path)}, and not yet on the hosts. Commit it "
+        f"and run the deploy: pyinfra {shlex.quote(_shown(file.inventory))} deploy.py"
     )
 
 
@@ -725,7 +732,9 @@ def _list(store: SecretStore, options: argparse.Namespace) -> None:
 
 def _show(store: SecretStore, options: argparse.Namespace) -> None:
     if not options.force and not _on_terminal(sys.stdout):
-        raise SecretError("a value is shown to a terminal only; --force if you mean this file or pipe")
+        raise SecretError(
+            "a value is shown to a terminal only; --force if you mean this file or pipe"
+        )
     print(store.value(options.name))
 
 
@@ -789,7 +798,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line. Returns the exit status: 0, 1 if it can't be done, 2 for wrong usage."""
+    """Run the command line. Returns the exit status: 0, 1 for what can't be done, 2 for usage."""
     parser = _parser()
     options, more = parser.parse_known_args(arguments)
     if more:

@@ -28,11 +28,13 @@ class User:
 
 
 @operation()
-def users(users: Iterable[User]):
+def users(users: Iterable[User], absent: Iterable[str] = ()):
     """Make users exist as declared. A user's home is made for a person, not for a service.
 
     Args:
         users: the users, each once.
+        absent: names of users who shall not exist. Their sessions end and their keys go; what else
+            is in their homes stays.
     """
     users = list(users)
     found = host.get_fact(Accounts, keys_of=[user.name for user in users if user.keys is not None])
@@ -44,6 +46,38 @@ def users(users: Iterable[User]):
         yield from _user(user, found.users.get(user.name))
         if user.keys is not None:
             yield from _keys(user, found.users.get(user.name))
+    for name in absent:
+        if name in found.users:
+            yield from _removed(name, found.users[name])
+
+
+@operation()
+def members(group: str, users: Iterable[str]):
+    """Make these users, and no others, members of a group that exists.
+
+    Args:
+        group: the group. Users whose first group it is are left alone.
+        users: names of users; one who does not exist fails the host.
+    """
+    wanted = list(dict.fromkeys(users))
+    found = host.get_fact(Accounts)
+    now = sorted(name for name, account in found.users.items() if group in account.groups)
+    if sorted(wanted) != now:
+        report(f"group {group}: {', '.join(wanted) or 'nobody'} (was {', '.join(now) or 'nobody'})")
+        yield f"gpasswd --members {shlex.quote(','.join(wanted))} {shlex.quote(group)} >/dev/null"
+
+
+def _removed(name: str, now: Account):
+    report(f"user {name}: removed with their keys; the home {now.home} stays")
+    user, home, ssh = shlex.quote(name), shlex.quote(now.home), shlex.quote(f"{now.home}/.ssh")
+    # Locked first, so that nobody comes in between; userdel refuses while a process is left. The home
+    # becomes root's: the user id will be another's one day.
+    yield (
+        f"set -e; usermod --lock --expiredate 1 {user}; rm -f {ssh}/authorized_keys {ssh}/authorized_keys2; "
+        f"loginctl terminate-user {user} 2>/dev/null || true; "
+        f"for n in 1 2 3 4 5; do pkill -KILL -u {user} || break; sleep 0.2; done; userdel {user}; "
+        f"[ ! -d {home} ] || {{ chown root:root {home}; chmod 700 {home}; }}"
+    )
 
 
 def _user(user: User, now: Account | None):
@@ -52,7 +86,10 @@ def _user(user: User, now: Account | None):
         report(f"user {user.name}: new")
         kind = "--system --no-create-home" if user.system else "--create-home"
         more = f" --groups {groups}" if groups else ""
-        yield f"useradd {kind} --user-group --home-dir {shlex.quote(user.home)} --shell {user.shell}{more} {name}"
+        home = shlex.quote(user.home)
+        # Somebody who comes back finds the home that was kept, which is root's by now.
+        own = "" if user.system else f" && chown -hR {name}: {home} && chmod 755 {home}"
+        yield f"useradd {kind} --user-group --home-dir {home} --shell {user.shell}{more} {name}{own}"
         return
     if now.shell != user.shell or now.home != user.home:
         report(f"user {user.name}: shell {user.shell}, home {user.home}")

@@ -8,7 +8,7 @@ from typing import Iterable, Mapping
 from pyinfra import host
 from pyinfra.api import operation
 
-from facts.packages import GUARD, Apt, AptState
+from facts.packages import GUARD, UPGRADED, Apt, AptState
 from operations.report import report
 
 LISTS_FRESH = 6 * 3600
@@ -53,6 +53,7 @@ def packages(
     present: Iterable[str] | Mapping[str, str | None],
     held: bool = False,
     upgrade_once: bool = False,
+    recommends: bool = True,
 ):
     """Install what is missing, in one apt transaction, with no service started by it.
 
@@ -62,22 +63,24 @@ def packages(
     Args:
         present: names, or name -> version (None for any). A version that differs is installed.
         held: keep apt from upgrading them (`apt-mark hold`).
-        upgrade_once: on a host never seen before, upgrade everything first.
+        upgrade_once: upgrade everything first, once in a host's life.
+        recommends: install what the packages recommend, too.
     """
     wanted = dict(present) if isinstance(present, Mapping) else dict.fromkeys(present)
-    now = host.get_fact(Apt, packages=sorted(wanted))
+    now = host.get_fact(Apt, packages=sorted(wanted)) or AptState()
     missing = [name for name in wanted if _differs(now, name, wanted[name])]
-    first = upgrade_once and now.lists_age is None
+    first = upgrade_once and not now.upgraded
     yield from _repaired(now)
     if missing or first:
         yield from _updated(now)
     if first:
         report("upgrading all packages, as first_run_upgrade asks")
-        yield f"{WAIT_FOR_LOCKS} && {_APT} upgrade"
+        yield f"{WAIT_FOR_LOCKS} && {_APT} upgrade && touch {UPGRADED}"
     if missing:
         report(f"installing {', '.join(missing)}")
         arguments = " ".join(shlex.quote(_argument(name, wanted[name])) for name in missing)
-        yield f"{WAIT_FOR_LOCKS} && {_GUARDED}{_APT} --allow-change-held-packages install {arguments}"
+        only = "" if recommends else "--no-install-recommends "
+        yield f"{WAIT_FOR_LOCKS} || exit 1; {_GUARDED}{_APT} {only}--allow-change-held-packages install {arguments}"
     if held and (unheld := [name for name in wanted if name not in now.held or name in missing]):
         report(f"holding {', '.join(unheld)}")
         yield f"apt-mark hold {' '.join(unheld)} >/dev/null"
@@ -98,7 +101,7 @@ def _repaired(now: AptState):
         yield f"rm -f {GUARD}"
     if now.broken:
         report("finishing what an interrupted dpkg left")
-        yield f"{WAIT_FOR_LOCKS} && {_GUARDED}DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold"
+        yield f"{WAIT_FOR_LOCKS} || exit 1; {_GUARDED}DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold"
 
 
 def _updated(now: AptState):

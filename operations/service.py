@@ -47,14 +47,17 @@ def services(services: Iterable[Service], after: Iterable[OperationMeta] = ()):
     if not state.is_executing and any(meta.will_change for meta in after):
         yield "true"  # a prediction: the files will change, so the units will be stale
         return
-    if any(_needs_reload(found.get(item.unit)) for item in services):
+    if any(_needs_reload(item, found.get(item.unit) or Unit()) for item in services):
         yield "systemctl daemon-reload"
     for item in services:
         yield from _agree(item, found.get(item.unit) or Unit())
 
 
-def _needs_reload(unit: Unit | None) -> bool:
-    return unit is None or unit.needs_daemon_reload or not unit.loaded
+def _needs_reload(item: Service, unit: Unit) -> bool:
+    """Also before every start: systemd's cache of paths may not know a drop-in that is seconds old,
+    and NeedDaemonReload says "no" then (seen with 252)."""
+    starts = item.running and (not unit.running or unit.stale)
+    return bool(starts or unit.needs_daemon_reload or not unit.loaded)
 
 
 def _agree(item: Service, unit: Unit):

@@ -20,7 +20,7 @@ def http(url: str, unit: str, seconds: int = 60, unix_socket: str | None = None,
         contains: text that the answer must contain.
     """
     through = f"--unix-socket {shlex.quote(unix_socket)} " if unix_socket else ""
-    ask = f"curl -fsS -m 5 {through}{shlex.quote(url)}"
+    ask = f"curl -sS --fail-with-body -m 5 {through}{shlex.quote(url)}"
     yield from _until(f"{ask} 2>&1 | grep -qF -- {shlex.quote(contains)}" if contains else ask, url, unit, seconds)
 
 
@@ -41,9 +41,11 @@ def port(port: int, unit: str, seconds: int = 60, address: str = "127.0.0.1"):
 def _until(ask: str, what: str, unit: str, seconds: int):
     if not state.is_executing:
         return
+    # A unit that systemd starts for the third time while we wait will not come.
+    restarts = f"$(systemctl show -P NRestarts {unit})"
     loop = (
-        f"end=$(($(date +%s) + {seconds})); until {{ {ask}; }} >/dev/null 2>&1; do "
-        f"if [ $(date +%s) -ge $end ] || systemctl is-failed --quiet {unit}; then "
+        f"end=$(($(date +%s) + {seconds})); most=$(({restarts} + 2)); until {{ {ask}; }} >/dev/null 2>&1; do "
+        f"if [ $(date +%s) -ge $end ] || [ {restarts} -gt $most ] || systemctl is-failed --quiet {unit}; then "
         f"{ask}; exit 1; fi; sleep 0.3; done"
     )
     good, output = host.run_shell_command(StringCommand(loop), _sudo=True)
@@ -51,6 +53,6 @@ def _until(ask: str, what: str, unit: str, seconds: int):
         # A command that fails is how an operation fails its host, and only its host.
         said = shlex.quote("\n".join(output.output_lines[-3:]))
         yield (
-            f"echo {shlex.quote(f'{unit} did not answer at {what} in {seconds} s; its last words:')} >&2; "
+            f"echo {shlex.quote(f'{unit} did not answer at {what} (waited up to {seconds} s); its last words:')} >&2; "
             f"journalctl --no-pager -o cat -n 30 -u {unit} >&2; echo {said} >&2; exit 1"
         )

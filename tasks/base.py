@@ -1,11 +1,425 @@
+"""Base: what every host has, whatever else it carries. Who gets in, what is open, and how it keeps itself."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+import struct
+import zoneinfo
+from pathlib import Path
+from typing import Annotated, Iterable, Literal
+
+from pydantic import AfterValidator, Field
+
 from groundwork.roles import role
-from groundwork.settings import RoleSettings
+from groundwork.rows import Absent, Directory, File, Link, Row
+from groundwork.settings import Address, Domain, Network, Part, Port, RoleSettings, Size, UserName
+from groundwork.topology import INTERNET, Flow, Here, Machine, Opening
+from operations import accounts, apt, files, firewall, host, service, sshd, swap, sysctl
+
+LIB = "/usr/local/lib/groundwork"
+
+SWAP_BELOW = 2048
+"""MiB of memory under which a host gets a swap file."""
+
+RSA_MINIMUM = 2048
+"""Bits of an RSA key: what EC2 makes, and the least that NIST SP 800-131A allows."""
+
+KEY = re.compile(r"(?:^|\s)((?:sk-)?(?:ssh|ecdsa)-[a-z0-9@.-]+)\s+(AAAA[A-Za-z0-9+/=]*)(?:\s|$)")
+"""Type and blob in a line of authorized_keys (sshd(8)); options may stand before, a comment after."""
+
+PACKAGES = (
+    "ca-certificates",
+    "chrony",
+    "curl",
+    "fail2ban",
+    "nftables",
+    "python3-systemd",  # fail2ban reads the journal with it
+    "sudo",
+    "tzdata",
+    "unattended-upgrades",
+)
+
+SYSCTLS = {
+    # Only routers need these; the names under * cover interfaces that are there already.
+    "net.ipv4.conf.*.accept_redirects": 0,
+    "net.ipv4.conf.*.secure_redirects": 0,
+    "net.ipv4.conf.*.send_redirects": 0,
+    "net.ipv4.conf.*.accept_source_route": 0,
+    "net.ipv6.conf.*.accept_redirects": 0,
+    "net.ipv6.conf.*.accept_source_route": 0,
+    "net.ipv4.icmp_echo_ignore_broadcasts": 1,
+    "net.ipv4.tcp_syncookies": 1,
+    "net.ipv4.tcp_rfc1337": 1,
+    "kernel.dmesg_restrict": 1,
+    "kernel.kptr_restrict": 1,
+    "kernel.yama.ptrace_scope": 1,
+    "fs.protected_fifos": 1,
+    "fs.protected_regular": 2,
+    "fs.suid_dumpable": 0,
+}
+
+
+def _public_key(value: str) -> str:
+    """An authorized_keys line whose key can be read: type, and the same type and a size inside."""
+    match = KEY.search(value)
+    if "PRIVATE KEY" in value or "\n" in value.strip() or not match:
+        raise ValueError("is not one line of a public key, such as ssh-ed25519 AAAA… anna@laptop")
+    kind, blob = match.groups()
+    try:
+        raw = base64.b64decode(blob, validate=True)
+        parts = _parts(raw)
+    except (binascii.Error, struct.error):
+        raise ValueError("its second word is not the whole of a key: was it cut off?") from None
+    if len(parts) < 2 or parts[0] != kind.encode():
+        raise ValueError(f"says it is {kind}, but holds another kind of key")
+    if kind == "ssh-dss":
+        raise ValueError("is a DSA key, which sshd does not take any more: make an ssh-ed25519 key")
+    if kind == "ssh-rsa" and int.from_bytes(parts[2], "big").bit_length() < RSA_MINIMUM:
+        raise ValueError(f"is an RSA key of less than {RSA_MINIMUM} bits: make an ssh-ed25519 key")
+    return value.strip()
+
+
+def _parts(raw: bytes) -> list[bytes]:
+    """Length-prefixed strings of a key's blob (RFC 4253, 6.6)."""
+    parts = []
+    while raw:
+        (length,) = struct.unpack(">I", raw[:4])
+        if len(raw) < 4 + length:
+            raise struct.error("cut off")
+        parts.append(raw[4 : 4 + length])
+        raw = raw[4 + length :]
+    return parts
+
+
+def _timezone(value: str) -> str:
+    known = zoneinfo.available_timezones()
+    if not re.fullmatch(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", value) or (known and value not in known):
+        raise ValueError(f"{value!r} is not a time zone such as Etc/UTC or Europe/Berlin")
+    return value
+
+
+PublicKey = Annotated[str, AfterValidator(_public_key)]
+TimeZone = Annotated[str, AfterValidator(_timezone)]
+
+
+class Administrator(Part):
+    """A person with sudo, who logs in with a key."""
+
+    name: UserName
+    keys: list[PublicKey] = []
+    """All their public keys, as lines of authorized_keys; others are removed."""
+    state: Literal["present", "absent"] = "present"
+    """absent removes the account and its keys, and keeps the home."""
 
 
 class Settings(RoleSettings):
+    """What every host has."""
+
     role = "base"
 
+    hostname: Domain | None = None
+    """The host's name; by default its name in the inventory, unless that is an address."""
+    timezone: TimeZone = "Etc/UTC"
+    """Time zone, as in the tz database."""
+    time_servers: list[Domain | Address] = []
+    """NTP servers to prefer to the distribution's own."""
+    administrators: list[Administrator] = []
+    """People with sudo: [{"name": "anna", "keys": ["ssh-ed25519 AAAA… anna@laptop"]}]. Who is not in the
+    list is left alone; {"name": "anna", "state": "absent"} removes somebody."""
+    ssh_port: Port = 22
+    """Where sshd listens. When it is not 22, ssh_port must be set too: it is where pyinfra connects."""
+    ssh_sources: list[str] = Field(default=[INTERNET], min_length=1)
+    """Who may connect to sshd: networks, names of externals, roles, or "internet"."""
+    ssh_root_login: Literal["no", "prohibit-password"] = "no"
+    """Whether root may log in: not at all, or with a key (for the first run on a host that has only root)."""
+    ssh_tcp_forwarding: Literal["no", "local", "yes"] = "local"
+    """Which tunnels sshd makes: local is enough for `ssh -L` and for jumping on from here."""
+    ssh_max_auth_tries: int = Field(default=4, ge=2, le=10)
+    """Keys that a client may try in one connection."""
+    ssh_login_grace: int = Field(default=30, ge=10, le=600)
+    """Seconds to log in."""
+    ban_after: int = Field(default=6, ge=2)
+    """Failed logins in ten minutes after which fail2ban bans an address."""
+    ban_minutes: int = Field(default=10, ge=1)
+    """Minutes of the first ban; each further one of an address is longer, up to a week."""
+    ban_never: list[Network] = []
+    """Networks never banned, besides the inventory's own hosts and those that ssh_sources names."""
+    firewall_log: bool = True
+    """Log refused packets (the kernel's log, at most ten a minute)."""
+    first_run_upgrade: bool = True
+    """Upgrade all packages once, at the first run."""
+    reboot_time: str | None = Field(default=None, pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")
+    """When to reboot, such as "04:00", if a security update asks for it; by default never."""
+    journal_size: Size = "500M"
+    """The most that the journal takes on disk."""
+    journal_days: int = Field(default=30, ge=1)
+    """Days that the journal is kept."""
+    sysctls: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[A-Za-z0-9_*-]+)+$")], str | int] = {}
+    """More kernel settings, or other values for ours: {"net.core.somaxconn": 4096}."""
+    swap_size: int | None = Field(default=None, ge=0)
+    """MiB of a swap file; by default 1024 where memory is under 2 GiB, else none. A file that exists
+    keeps its size."""
 
-@role(Settings, "base")
-def base(settings, here):
-    pass
+    @property
+    def present(self) -> list[Administrator]:
+        """Administrators who shall be there."""
+        return [person for person in self.administrators if person.state == "present"]
+
+    @property
+    def absent(self) -> list[str]:
+        """Names of those who shall not."""
+        return [person.name for person in self.administrators if person.state == "absent"]
+
+    def flows(self) -> list[Flow]:
+        return [Flow(source, self.role, self.ssh_port) for source in self.ssh_sources]
+
+    def users(self) -> list[accounts.User]:
+        """Accounts of the administrators."""
+        return [
+            accounts.User(
+                person.name,
+                home=f"/home/{person.name}",
+                shell="/bin/bash",
+                groups=("adm", "systemd-journal"),
+                keys=tuple(person.keys),
+            )
+            for person in self.present
+        ]
+
+    def hostname_of(self, here: Here) -> str | None:
+        """The host's name, or None where the inventory knows only its address."""
+        return self.hostname or (None if _is_address(here.name) else here.name)
+
+    def addresses(self, here: Here) -> dict[str, list[str]]:
+        """Private address -> names of each host of the inventory."""
+        found: dict[str, list[str]] = {}
+        for other in here.topology.hosts.values():
+            name = other.settings(Settings).hostname_of(other)
+            names = [name, name.split(".")[0]] if name else []
+            if not _is_address(other.name):
+                names.append(other.name)
+            if names:
+                found[other.private_address] = list(dict.fromkeys([*found.get(other.private_address, []), *names]))
+        return found
+
+    def swap(self, here: Here) -> int:
+        """MiB of swap."""
+        return self.swap_size if self.swap_size is not None else 1024 * (here.memory < SWAP_BELOW)
+
+    def openings(self, here: Here) -> dict[str, list[str]]:
+        """Firewall rules: `host` for the host's own ports, `published` for containers' ports."""
+        return {
+            "host": [rule for item in here.openings() for rule in rules(item, "tcp dport")],
+            "published": [
+                rule
+                for item in here.openings()
+                if item.role == "docker"
+                for rule in rules(item, "meta l4proto tcp ct original proto-dst")
+            ],
+        }
+
+    def never_banned(self, here: Here) -> list[str]:
+        """Addresses and networks that fail2ban leaves alone."""
+        hosts = [other.private_address for other in here.topology.hosts.values()]
+        sources = [network for source in self.ssh_sources for network in here.topology.networks_of(source) or []]
+        return list(dict.fromkeys([*hosts, *sources, *self.ban_never]))
+
+    def files(self, here: Here) -> list[Row]:
+        machine = here.machine or Machine("debian", "bookworm", "amd64", here.memory, here.cores)
+        socket = "/etc/systemd/system/ssh.socket.d/groundwork.conf"
+        listens = machine.codename == "noble" and self.ssh_port != 22
+        zone = f"/usr/share/zoneinfo/{self.timezone}"
+        return [
+            Directory("/etc/groundwork"),
+            Directory(LIB),
+            File(f"{LIB}/check-sshd", source="base/check-sshd", mode="755"),
+            File(f"{LIB}/load-firewall", source="base/load-firewall", mode="755"),
+            # Trixie has no /etc/timezone any more.
+            *([File("/etc/timezone", content=f"{self.timezone}\n", check=f"test -e {zone}")] * (machine.codename != "trixie")),
+            Link("/etc/localtime", target=zone),
+            Directory("/etc/cloud"),
+            Directory("/etc/cloud/cloud.cfg.d"),
+            File("/etc/cloud/cloud.cfg.d/99-groundwork.cfg", template="base/cloud.cfg.j2"),
+            File("/etc/chrony/sources.d/groundwork.sources", template="base/chrony.sources.j2"),
+            File("/etc/sudoers.d/groundwork", template="base/sudoers.j2", mode="440", check="visudo -cqf {}"),
+            File(
+                "/etc/apt/apt.conf.d/52groundwork",
+                template="base/apt.conf.j2",
+                variables={"origins": security_origins(machine)},
+                check="APT_CONFIG={} apt-config dump >/dev/null",
+            ),
+            Directory("/etc/needrestart"),
+            Directory("/etc/needrestart/conf.d"),
+            File("/etc/needrestart/conf.d/groundwork.conf", template="base/needrestart.conf.j2", check="perl -c {}"),
+            Directory("/etc/systemd/journald.conf.d"),
+            File("/etc/systemd/journald.conf.d/groundwork.conf", template="base/journald.conf.j2"),
+            File(
+                "/etc/fail2ban/jail.d/groundwork.local",
+                template="base/fail2ban.local.j2",
+                variables={"never_banned": self.never_banned(here)},
+                check=(
+                    'd=$(mktemp -d) && cp -r /etc/fail2ban/. "$d" && cp {} "$d/jail.d/groundwork.local" && '
+                    'fail2ban-client -c "$d" -t; r=$?; rm -rf "$d"; test $r = 0'
+                ),
+            ),
+            File(
+                "/etc/groundwork/firewall.nft",
+                template="base/firewall.nft.j2",
+                variables={"openings": self.openings(here)},
+                check="nft -c -f {}",
+            ),
+            File("/etc/systemd/system/groundwork-firewall.service", template="base/firewall.service.j2"),
+            Directory("/etc/systemd/system/ssh.socket.d"),
+            File(socket, template="base/ssh.socket.j2") if listens else Absent(socket),
+            # Last: the administrators and their sudo are there by now.
+            File(
+                "/etc/ssh/sshd_config.d/00-groundwork.conf",
+                template="base/sshd.conf.j2",
+                variables={
+                    "modern": machine.codename == "trixie",  # OpenSSH 9.9
+                    "required_rsa_size": machine.codename != "jammy",  # OpenSSH 9.1
+                },
+                check=f"{LIB}/check-sshd {{}}",
+                mode="600",
+            ),
+        ]
+
+    def errors(self, here: Here) -> Iterable[str]:
+        if self.hostname is None and not _is_address(here.name) and not _is_domain(here.name):
+            yield f"base_hostname: must be set, because {here.name!r} is not a host name such as db1.example.org"
+        yield from self._administrator_errors(here)
+        yield from self._lockout_errors(here)
+
+    def _administrator_errors(self, here: Here) -> Iterable[str]:
+        names = [person.name for person in self.administrators]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"base_administrators: {name} is there twice"
+        for person in self.present:
+            if not person.keys:
+                yield f'base_administrators: {person.name} has no keys, and so no way in: add some, or "state": "absent"'
+        if "root" in names:
+            yield "base_administrators: root is not a person; base_ssh_root_login says whether it may log in"
+        user = here.data.get("ssh_user")
+        if user in self.absent:
+            yield f"base_administrators: {user} is the ssh_user that Groundwork connects as, and can't be absent"
+        own = _own_public_key(here)
+        for person in self.present:
+            if person.name == user and own and own not in [_bare(key) for key in person.keys]:
+                yield f"base_administrators: {user} is the ssh_user, and the key of ssh_key is not among the keys"
+
+    def _lockout_errors(self, here: Here) -> Iterable[str]:
+        data = here.data
+        if data.get("ssh_password") and not data.get("ssh_key"):
+            yield (
+                "ssh_password: sshd will take no passwords, and no ssh_key is set: put a public key on the "
+                "host (ssh-copy-id) and set ssh_key"
+            )
+        if data.get("ssh_user") == "root" and self.ssh_root_login == "no":
+            yield (
+                "ssh_user: root's login gets closed: declare base_administrators, run once with "
+                "--data base_ssh_root_login=prohibit-password, and connect as one of them from then on"
+            )
+        port = data.get("ssh_port")
+        if port is None and self.ssh_port != 22:
+            yield (
+                f"base_ssh_port: is {self.ssh_port}, but ssh_port is not set, so the next run would knock at 22: set "
+                f"ssh_port = {self.ssh_port}, and for the run that moves sshd give --data ssh_port=22"
+            )
+        if port not in (None, 22) and "base_ssh_port" not in data:
+            yield (
+                f"ssh_port: is {port}, and base_ssh_port is not set: set it to {port} where sshd shall listen there, to "
+                "22 where something in front forwards"
+            )
+
+
+def rules(opening: Opening, match: str) -> list[str]:
+    """nft rules of an opening: one for everybody, or one for each IP version."""
+    end = f'{match} {opening.port} accept comment "{opening.role}"'
+    if opening.everybody:
+        return [end]
+    found = []
+    for version, word in ((4, "ip"), (6, "ip6")):
+        networks = [ipaddress.ip_network(network) for network in opening.networks(version)]
+        # nft refuses a set whose members overlap.
+        members = [_short(network) for network in ipaddress.collapse_addresses(networks)]
+        if members:
+            found.append(f"{word} saddr {{ {', '.join(members)} }} {end}")
+    return found
+
+
+def _short(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> str:
+    return str(network.network_address if network.num_addresses == 1 else network)
+
+
+def security_origins(machine: Machine) -> list[str]:
+    """Where unattended-upgrades takes packages from: the distribution's security archive."""
+    if machine.distribution == "ubuntu":
+        return [
+            "origin=Ubuntu,archive=${distro_codename}-security,label=Ubuntu",
+            "origin=UbuntuESM,archive=${distro_codename}-infra-security",
+            "origin=UbuntuESMApps,archive=${distro_codename}-apps-security",
+        ]
+    return ["origin=Debian,codename=${distro_codename}-security,label=Debian-Security"]
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_domain(name: str) -> bool:
+    return bool(re.fullmatch(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*", name))
+
+
+def _bare(line: str) -> str:
+    """Type and blob of a key, without options and comment."""
+    match = KEY.search(line)
+    return " ".join(match.groups()) if match else ""
+
+
+def _own_public_key(here: Here) -> str:
+    """The public half of ssh_key, where it lies beside it."""
+    path = Path(f"{here.data.get('ssh_key')}.pub").expanduser()
+    return _bare(path.read_text()) if path.is_file() else ""
+
+
+@role(Settings, "Base")
+def base(settings: Settings, here: Here) -> None:
+    """Packages, then people and files, then services; sshd last, when the people's keys are there."""
+    apt.packages(
+        name="Packages", present=PACKAGES, recommends=False, upgrade_once=settings.first_run_upgrade
+    )
+
+    accounts.users(name="Administrators", users=settings.users(), absent=settings.absent)
+    host.names(
+        name="Host name and /etc/hosts",
+        hostname=settings.hostname_of(here),
+        addresses=settings.addresses(here),
+    )
+    configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
+    sysctl.settings(name="Kernel settings", role="base", values={**SYSCTLS, **settings.sysctls})
+    swap.file(name="Swap", size=settings.swap(here))
+
+    # In a container nobody sets the clock: chrony's own condition keeps it off there.
+    clock = None if here.machine and here.machine.container else True
+    service.services(
+        name="Services",
+        services=[
+            service.Service(firewall.UNIT),
+            service.Service("systemd-journald.service", reads=("/etc/systemd/journald.conf.d",), enabled=None),
+            service.Service("chrony.service", reads=("/etc/chrony/sources.d",), running=clock),
+            service.Service("fail2ban.service", reads=("/etc/fail2ban/jail.d",), reload=True),
+            service.Service("unattended-upgrades.service"),
+            service.Service("apt-daily.timer"),
+            service.Service("apt-daily-upgrade.timer"),
+        ],
+        after=[configured],
+    )
+    firewall.loaded(name="Firewall", after=[configured])
+    sshd.current(name="sshd", port=settings.ssh_port, after=[configured])

@@ -1,11 +1,95 @@
+"""ChromaDB: a vector database server in its own environment, reached by those who have a flow."""
+
+from __future__ import annotations
+
+from typing import Iterable
+
 from groundwork.roles import role
-from groundwork.settings import RoleSettings
+from groundwork.rows import Directory, File, Row
+from groundwork.settings import Port, RoleSettings
+from groundwork.templates import ROOT
+from groundwork.topology import Flow, Here, Opening
+from operations import accounts, apt, files, service, uv, wait
+
+VERSION = "1.5.9"
+"""Of files/chromadb/requirements.txt, the lock that is installed; clients are of the same release."""
+
+LOCK = ROOT / "files/chromadb/requirements.txt"
+ENVIRONMENTS = "/opt/chromadb/environments"
+DATA = "/var/lib/chromadb"
+CONFIGURATION = "/etc/chromadb/chroma.yaml"
+UNIT = "chromadb.service"
 
 
 class Settings(RoleSettings):
+    """ChromaDB."""
+
     role = "chromadb"
+    memory_weight = 2
+    memory_minimum = 192  # 115 MiB were resident when it had started, with nothing stored
+
+    port: Port = 8000
+    """TCP port."""
+
+    def _opening(self, here: Here) -> Opening | None:
+        """What the firewall opens for other hosts."""
+        return next((opening for opening in here.openings() if opening.port == self.port), None)
+
+    def listens_on(self, here: Here) -> str:
+        """The one address that ChromaDB can listen on.
+
+        Loopback; the private address if other hosts have a flow; every address if clients are both on
+        this host and on others: then firewall and unit limit who reaches it.
+        """
+        opening = self._opening(here)
+        if opening is None:
+            return "127.0.0.1"
+        if any(source in here.roles for source in opening.sources):
+            return "::" if ":" in here.private_address else "0.0.0.0"
+        return here.private_address
+
+    def networks(self, here: Here) -> list[str]:
+        """Networks besides this host that have a flow."""
+        opening = self._opening(here)
+        return [*opening.networks(4), *opening.networks(6)] if opening else []
+
+    def url(self, here: Here) -> str:
+        """Where the host itself finds the server."""
+        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listens_on(here), self.listens_on(here))
+        return f"http://[{address}]:{self.port}" if ":" in address else f"http://{address}:{self.port}"
+
+    def flows(self) -> list[Flow]:
+        return [Flow("app", self.role, self.port)]
+
+    def errors(self, here: Here) -> Iterable[str]:
+        opening = self._opening(here)
+        if opening and opening.everybody:
+            yield (
+                'flows: "internet" to chromadb is refused, because ChromaDB asks nobody for a password: '
+                "name the networks of its clients"
+            )
+
+    def files(self, here: Here) -> list[Row]:
+        paths = {"environments": ENVIRONMENTS, "data": DATA, "configuration": CONFIGURATION}
+        return [
+            Directory("/etc/chromadb"),
+            File(CONFIGURATION, template="chromadb/chroma.yaml.j2", variables=paths),
+            File(f"/etc/systemd/system/{UNIT}", template="chromadb/chromadb.service.j2", variables=paths),
+        ]
 
 
-@role(Settings, "chromadb")
-def chromadb(settings, here):
-    pass
+@role(Settings, "ChromaDB")
+def chromadb(settings: Settings, here: Here) -> None:
+    """An environment from the lock, a user, a unit; then wait for the heartbeat."""
+    apt.packages(name="Packages", present=["curl", *uv.PACKAGES])
+    uv.environment(name="Environment", path=ENVIRONMENTS, requirements=LOCK)
+
+    accounts.users(name="User", users=[accounts.User("chromadb", home=DATA, system=True)])
+    configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
+
+    service.services(
+        name="Service",
+        services=[service.Service(UNIT, reads=(CONFIGURATION, f"{ENVIRONMENTS}/current"))],
+        after=[configured],
+    )
+    wait.http(name="Heartbeat", url=f"{settings.url(here)}/api/v2/heartbeat", unit=UNIT, seconds=120)

@@ -26,4 +26,4 @@ mongodb_collections = [
 ]
 
 app_source = "examples/app"
-app_frontend = "examples/frontend"
+nginx_frontend = "examples/frontend"

@@ -44,6 +44,7 @@ def _open_to(here, address: str) -> set[int]:
     return found
 
 
+@pytest.mark.slow
 def test_every_port_not_in_a_flow_is_closed(base, outside):
     if not base.is_lab:
         pytest.skip("scans all 65535 ports: only on lab hosts")
@@ -61,6 +62,7 @@ def test_what_listens_and_is_not_in_a_flow_is_closed(base, outside):
     assert reached <= _open_to(base.here, outside.address), "reached from outside"
 
 
+@pytest.mark.slow
 def test_the_same_over_ipv6(base, outside):
     found = base.check("ip -6 -o addr show scope global | awk '{print $4}' | cut -d/ -f1").split()
     if not found or not base.is_lab:

@@ -28,6 +28,7 @@ container=none
 disk_free=20971520"""
 _host = ("@fake/one", {{
     "private_address": "10.0.0.5",
+    "base_hostname": "one",
     "fake_responses": {{
         re.compile("os-release"): _machine.splitlines(),
         # Tools that are not installed yet.

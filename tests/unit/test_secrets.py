@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pickle
@@ -18,6 +20,7 @@ import traceback
 from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pyrage
 import pytest
@@ -94,41 +97,25 @@ def lab() -> SecretStore:
     return SecretStore.for_inventory("inventories/lab.py", lab=True)
 
 
-def command_line(words: list[str], environment: dict[str, str]) -> None:
-    """What `python -m groundwork.secrets` does, in a forked child: saves half a second of imports."""
-    status = 99
-    try:
-        os.environ.clear()
-        os.environ.update(environment)
-        module._AGE_FILES.clear()  # a new process has decrypted nothing yet
-        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)
-        status = module.main(words)
-    except SystemExit as error:
-        status = int(error.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    sys.stdout.flush()
-    os._exit(status)
-
-
 def run(*words, stdin=b"", inventory="inventories/prod.py", env=None) -> SimpleNamespace:
-    """The command line. Fails on any traceback, and unless an error is one line with status 1 or 2."""
-    reading, writing = os.pipe()
-    os.write(writing, stdin)
-    os.close(writing)
-    out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
-    pid = os.fork()
-    if pid == 0:
-        for number, descriptor in enumerate((reading, out.fileno(), err.fileno())):
-            os.dup2(descriptor, number)
-        options = ["--inventory", inventory] if inventory else []
-        command_line([*options, *words], env or dict(os.environ))
-    os.close(reading)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    out.seek(0)
-    err.seek(0)
-    result = SimpleNamespace(returncode=status, out=out.read().decode(), err=err.read().decode())
-    assert "Traceback" not in result.err, result.err
+    """The command line, within this process, which saves its imports; stdin is a file.
+
+    Fails on any exception, and unless an error is one line with status 1 or 2.
+    """
+    options = ["--inventory", inventory] if inventory else []
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        tempfile.TemporaryFile("w+b") as given,
+        mock.patch.object(module, "_AGE_FILES", {}),  # as if nothing was decrypted yet
+        mock.patch.dict(os.environ, env or {}),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        given.write(stdin)
+        given.seek(0)
+        with mock.patch.object(sys, "stdin", io.TextIOWrapper(given)):
+            status = module.main([*options, *words])
+    result = SimpleNamespace(returncode=status, out=out.getvalue(), err=err.getvalue())
     if status:
         assert status in (1, 2)
         assert result.err.startswith("error: ") and result.err.count("\n") == 1, result.err
@@ -139,7 +126,8 @@ def terminal(*words, typed=(), inventory="inventories/prod.py") -> tuple[int, st
     """The command line on a pseudo-terminal of its own, answering each prompt in turn."""
     pid, master = pty.fork()
     if pid == 0:
-        command_line(["--inventory", inventory, *words], dict(os.environ))
+        command = [sys.executable, "-m", "groundwork.secrets", "--inventory", inventory, *words]
+        os.execv(sys.executable, command)
     output, answers = b"", list(typed)
     while True:
         try:
@@ -189,7 +177,9 @@ def test_a_secret_lives_in_host_data_and_settings():
     assert secret == Secret("mongodb/admin") != Secret("mongodb/app")
     assert {secret: 1}[Secret("mongodb/admin")] == 1
     assert copy(secret) == pickle.loads(pickle.dumps(secret)) == secret
-    dumped = jsonify({"data": {"a": secret, "b": {Secret("b/b"), Secret("a/a")}}}, default=json_encode)
+    dumped = jsonify(
+        {"data": {"a": secret, "b": {Secret("b/b"), Secret("a/a")}}}, default=json_encode
+    )
     assert json.loads(dumped) == {
         "data": {"a": 'Secret("mongodb/admin")', "b": ['Secret("a/a")', 'Secret("b/b")']}
     }
@@ -277,7 +267,13 @@ def test_missing_tells_all_at_once(identity, monkeypatch):
     names = ["z/not", "a/there", "a/lab", "a/empty", Secret("a/not"), "a/not", "Nonsense"]
     messages = prod().missing(names)
     assert len(messages) == 5
-    for part in ('neither in .*A_NOT', 'neither in .*Z_NOT', 'a/lab.*lab secret', 'A_EMPTY.*empty', "by its name"):
+    for part in (
+        "neither in .*A_NOT",
+        "neither in .*Z_NOT",
+        "a/lab.*lab secret",
+        "A_EMPTY.*empty",
+        "by its name",
+    ):
         assert sum(bool(re.search(part, message)) for message in messages) == 1, part
 
 
@@ -318,7 +314,9 @@ def test_an_ssh_key_is_an_identity_too(project, monkeypatch, tmp_path):
 
 def test_an_ssh_key_with_a_passphrase_is_refused(project, monkeypatch, tmp_path):
     key = tmp_path / "id_ed25519"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "hunter2", "-f", str(key)], check=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "hunter2", "-f", str(key)], check=True
+    )
     write_store(pyrage.x25519.Identity.generate(), "a/a: x")
     monkeypatch.setenv("GROUNDWORK_AGE_IDENTITY", str(key))
     with pytest.raises(SecretError, match="without passphrase"):
@@ -365,6 +363,24 @@ print([job.value for job in jobs] == ["x"] * 8, len(calls))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "True 1\n", done.stderr
+
+
+def test_the_lock_is_free_at_once_under_gevent_too(project):
+    code = """
+import pyinfra_cli, fcntl, gevent, os, pathlib
+from groundwork.secrets import _locked
+gevent.sleep(0)
+with _locked(pathlib.Path(".")):
+    second = os.open(".", os.O_RDONLY)
+    try:
+        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("held")
+fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+print("free")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "held\nfree\n", done.stderr
 
 
 # What is refused ----------------------------------------------------------------------------------
@@ -422,7 +438,9 @@ def test_a_missing_identity(project):
     assert "GROUNDWORK_SECRET_A_A" in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"# nothing\n", b"AGE-SECRET-KEY-1NONSENSE", b"\xff\xfe\x00"])
+@pytest.mark.parametrize(
+    "content", [b"", b"# nothing\n", b"AGE-SECRET-KEY-1NONSENSE", b"\xff\xfe\x00"]
+)
 def test_an_identity_that_is_none(identity, content):
     write_store(identity, "a/a: x")
     identity_file().write_bytes(content)
@@ -440,7 +458,13 @@ def test_the_wrong_identity(identity):
 def test_a_damaged_file(identity):
     path = write_store(identity, "a/a: x")
     whole = path.read_bytes()
-    damaged = [b"", b"junk", whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), whole[: len(whole) // 2]]
+    damaged = [
+        b"",
+        b"junk",
+        whole[:-1],
+        whole[:-1] + bytes([whole[-1] ^ 1]),
+        whole[: len(whole) // 2],
+    ]
     for content in damaged:
         path.write_bytes(content)
         with pytest.raises(SecretError, match="damaged.*version control"):
@@ -511,7 +535,7 @@ def test_lab_value_is_the_hmac_of_the_name(project, tmp_path):
 
 
 def test_two_processes_make_one_seed(project):
-    code = "from groundwork.secrets import *; print(SecretStore.for_inventory('x.py', True).value('a/a'))"
+    code = "from groundwork.secrets import *; print(LabSeed().get('a/a'))"
     jobs = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(6)
     ]
@@ -544,7 +568,9 @@ def test_environment_overrides_the_lab(project, monkeypatch):
 def test_a_lab_value_is_refused_elsewhere(identity, monkeypatch):
     value = lab().value("a/a")
     write_store(identity, f"a/a: {value}\nb/b: fine")
-    with pytest.raises(SecretError, match="secrets/prod.age holds a lab secret in a production inv") as caught:
+    with pytest.raises(
+        SecretError, match="secrets/prod.age holds a lab secret in a production inv"
+    ) as caught:
         prod().value("a/a")
     assert value not in str(caught.value)
     monkeypatch.setenv("GROUNDWORK_SECRET_B_B", value)
@@ -562,7 +588,10 @@ def test_a_lab_value_is_refused_elsewhere(identity, monkeypatch):
         ("x = ([('b', {'lab_suite': 'noble'})], {})", True),
         ("x = (['b'], {'lab_suite': 'noble'})", True),
         ("from lab import lab_host\nx = [lab_host('a', 'noble')]", True),
-        ("x = ['lab_suite', ('a', {'label': 'noble'}), ('lab', 1)]\ny = {'lab_suite': 1}\nz = 'lab'", False),
+        (
+            "x = ['lab_suite', ('a', {'label': 1}), ('lab', 1)]\ny = {'lab_suite': 1}\nz = 'lab'",
+            False,
+        ),
         ("def lab():\n    return [('a', {'lab_suite': 'noble'})]", False),
         ("raise SystemExit('not run, since the word is not in it')", False),
     ],
@@ -627,12 +656,22 @@ def test_only_ciphertext_reaches_the_disk(identity, monkeypatch):
     written = []
     temporary = module._write_temporary
     monkeypatch.setattr(
-        module, "_write_temporary", lambda d, content: written.append(content) or temporary(d, content)
+        module,
+        "_write_temporary",
+        lambda d, content: written.append(content) or temporary(d, content),
     )
     prod().file.write({"a/a": "hunter2"})
     assert len(written) == 1 and b"hunter2" not in written[0]
     assert stat.S_IMODE(Path("secrets/prod.age").stat().st_mode) == 0o600
     assert prod().value("a/a") == "hunter2"
+
+
+def test_what_was_written_is_what_is_read_next(identity):
+    write_store(identity, "a/a: old")
+    store = prod()
+    assert store.value("a/a") == "old"
+    store.file.write({"a/a": "new"})
+    assert store.value("a/a") == "new"
 
 
 def test_nobody_locks_himself_out(identity):
@@ -701,6 +740,15 @@ def test_init_keeps_an_identity_and_recipients_that_are_there(identity):
         assert pyrage.decrypt(Path("secrets/prod.age").read_bytes(), [one])
     text = Path("secrets/prod.recipients").read_text()
     assert text.startswith("# a colleague\n") and str(identity.to_public()) in text
+
+
+def test_init_adds_your_key_once(identity):
+    path = write_store(identity, "{}")
+    path.unlink()
+    before = Path("secrets/prod.recipients").read_text()
+    assert run("init").returncode == 0
+    assert path.exists()
+    assert Path("secrets/prod.recipients").read_text() == before
 
 
 def test_init_makes_no_identity_within_the_repository(project):
@@ -887,7 +935,8 @@ def test_the_inventory_by_default(project):
 
 
 @pytest.mark.parametrize(
-    "words", [("list",), ("add", "a/a"), ("rotate", "a/a", "--generate"), ("remove", "a/a"), ("rekey",)]
+    "words",
+    [("list",), ("add", "a/a"), ("rotate", "a/a", "--generate"), ("remove", "a/a"), ("rekey",)],
 )
 def test_without_a_file_init_is_named(identity, words):
     done = run(*words, stdin=b"x")

@@ -1,0 +1,68 @@
+"""sshd: running what is on disk, without ending a session."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Iterable
+
+from pyinfra import host, state
+from pyinfra.api import operation
+from pyinfra.api.operation import OperationMeta
+
+from facts.sshd import MODULI, MODULI_BITS, Found, Sshd
+from facts.units import STAMPS, Unit, Units
+from operations.report import report
+
+READS = ["/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d"]
+
+
+@operation()
+def current(port: int, after: Iterable[OperationMeta] = ()):
+    """Reload sshd where its configuration is newer than what runs; sessions go on.
+
+    Refuses, and says why, where a change of /etc/ssh/sshd_config has made a line of our drop-in
+    ineffective. Leaves no group of less than 3072 bits for the key exchange.
+
+    Ubuntu 24.04 lets systemd listen (ssh.socket) and start sshd at the first login: there the socket
+    is made to listen on the port, too.
+
+    Args:
+        port: where sshd shall listen after it.
+        after: operations of this run that may write the configuration.
+    """
+    if not state.is_executing and any(meta.will_change for meta in after):
+        yield "true"  # a prediction
+        return
+    found = host.get_fact(Sshd)
+    yield from _moduli(found)
+    if found.complaints:
+        yield f"printf '%s\\n' {' '.join(map(shlex.quote, found.complaints[:-1]))} >&2; exit 1"
+        return
+    units = host.get_fact(Units, reads={"ssh.service": READS, "ssh.socket": []}) or {}
+    yield from _reload(units.get("ssh.service") or Unit(), units.get("ssh.socket") or Unit(), port)
+
+
+def _moduli(found: Found):
+    if found.weak_moduli:
+        report(f"{MODULI}: {found.weak_moduli} groups of less than 3072 bits removed")
+        # sshd reads the file at each key exchange.
+        yield (
+            f"set -e; t=$(mktemp /etc/ssh/.moduli.XXXXXX); trap 'rm -f \"$t\"' EXIT; "
+            f"awk '/^#/ || $5 >= {MODULI_BITS}' {MODULI} >\"$t\"; chmod 644 \"$t\"; mv -fT \"$t\" {MODULI}"
+        )
+
+
+def _reload(service: Unit, socket: Unit, port: int):
+    if socket.running and (socket.stale or socket.needs_daemon_reload):
+        report("ssh.socket: restart, sessions go on")
+        yield "systemctl daemon-reload && systemctl restart ssh.socket"
+    if service.running and service.stale:
+        report(f"ssh.service: reload ({service.newest_path} is newer than what runs)")
+        yield (
+            f"systemctl reload ssh.service && mkdir -p {STAMPS} && touch {STAMPS}/ssh.service && "
+            f"for n in 1 2 3 4 5 6 7 8 9 10; do ss -Hltn 'sport = :{port}' | grep -q . && exit 0; sleep 0.3; done; "
+            f"echo 'sshd does not listen on port {port}' >&2; exit 1"
+        )
+    elif not (service.running or socket.running):
+        report("ssh.service: started")
+        yield "systemctl enable --quiet ssh.service; systemctl start ssh.service"

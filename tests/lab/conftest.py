@@ -1,0 +1,88 @@
+"""Scenarios on lab hosts: each reads as a story, on a fresh host."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import lab
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def pytest_collection_modifyitems(config, items):
+    """Where no lab can run the scenarios are skipped, with the reason; in CI that is a failure."""
+    if not (why := lab.available()):
+        return
+    for item in items:
+        if Path(item.fspath).parent == Path(__file__).parent:
+            if os.environ.get("CI") == "true":
+                pytest.exit(f"CI must run the lab's scenarios, and no lab can run here: {why}", returncode=1)
+            item.add_marker(pytest.mark.skip(reason=f"no lab here: {why}"))
+
+
+@dataclass
+class Lab:
+    """An inventory of lab hosts, and what is done with it."""
+
+    inventory: str
+
+    def up(self) -> None:
+        python("-m", "lab", "up", self.inventory)
+
+    def reset(self, host: str) -> None:
+        python("-m", "lab", "reset", host)
+
+    def ssh(self, host: str, command: str, check: bool = True) -> subprocess.CompletedProcess:
+        """Run a command on a host, as the login user."""
+        done = subprocess.run(
+            [sys.executable, "-m", "lab", "ssh", host, command],
+            cwd=ROOT, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.returncode == 0 or not check, f"{command}\n{done.stdout}{done.stderr}"
+        return done
+
+    def deploy(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        """`pyinfra -y INVENTORY deploy.py ARGUMENTS`."""
+        return self.pyinfra("-y", self.inventory, "deploy.py", *arguments, check=check)
+
+    def pyinfra(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            [sys.executable, "-m", "pyinfra", *arguments],
+            cwd=ROOT, capture_output=True, text=True, timeout=1800, stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYINFRA_PROGRESS": "off"},
+        )  # fmt: skip
+        assert done.returncode == 0 or not check, done.stdout + done.stderr
+        return done
+
+    def changes(self) -> list[str]:
+        """Operations that changed something in a run."""
+        done = self.pyinfra("-y", "--json", self.inventory, "deploy.py")
+        return changed(json.loads(done.stdout))
+
+
+def changed(report: dict) -> list[str]:
+    """Names of the operations that changed a host, from pyinfra's --json."""
+    assert report["results"] is not None and not report["results"]["failed_hosts"]
+    return [item["name"] for item in report["results"]["operations"] if item["success"]]
+
+
+def python(*arguments: str) -> str:
+    """Output of a Python command that must succeed."""
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=1800, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, f"{' '.join(arguments)}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def demo() -> Lab:
+    """The inventory of `make demo`."""
+    return Lab("inventories/lab.py")

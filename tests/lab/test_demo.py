@@ -1,0 +1,121 @@
+"""The main job: a bare host becomes a verified stack, and stays one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import requests
+import urllib3
+from conftest import ROOT, Lab, python
+
+urllib3.disable_warnings()
+URL = "https://10.87.0.11"
+
+
+def verified(inventory: str) -> None:
+    """tests/host on an inventory, with no failure."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "tests/host", "--inventory", inventory],
+        cwd=ROOT, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:]
+
+
+@pytest.fixture(scope="module")
+def stack(demo: Lab) -> Lab:
+    """A bare host, made into the stack."""
+    demo.up()
+    demo.reset("demo")
+    demo.deploy()
+    return demo
+
+
+def _store(name: str) -> str:
+    answer = requests.post(f"{URL}/items", json={"name": name, "text": name}, verify=False, timeout=20)
+    assert answer.status_code == 201, answer.text
+    return answer.json()["id"]
+
+
+def _read(item: str) -> requests.Response:
+    return requests.get(f"{URL}/items/{item}", verify=False, timeout=20)
+
+
+def _ready(seconds: int) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            answer = requests.get(f"{URL}/ready", verify=False, timeout=5)
+            if answer.status_code == 200:
+                return
+            last = answer.text
+        except requests.RequestException as error:
+            last = str(error)
+        assert time.monotonic() < end, f"not ready after {seconds} s: {last}"
+        time.sleep(0.5)
+
+
+def test_a_second_run_changes_nothing(stack):
+    assert stack.changes() == []
+
+
+def test_asked_first_it_says_that_nothing_will_change(stack):
+    done = stack.pyinfra(stack.inventory, "deploy.py", "--dry", "--diff")
+    rows = [line.split() for line in done.stderr.splitlines() if "[demo]" in line]
+    table = [line for line in done.stderr.splitlines() if "Grand total" in line]
+    assert table and table[0].split()[3] == "-", done.stderr[-3000:]
+    assert rows
+
+
+def test_the_host_is_what_its_groups_promise(stack):
+    verified(stack.inventory)
+
+
+def test_one_role_alone_changes_nothing(stack):
+    for role in ("nginx", "mongodb"):
+        done = stack.pyinfra("-y", stack.inventory, f"tasks.{role}.{role}")
+        assert "Success" not in [line.split("] ")[-1].strip() for line in done.stderr.splitlines()]
+
+
+def test_drift_is_put_right(stack):
+    stack.ssh("demo", "sudo sh -c 'echo garbage >>/etc/nginx/nginx.conf; systemctl stop redis-server; chmod 644 /etc/app/environment'")
+    changes = " ".join(stack.changes())
+    assert "Nginx" in changes and "Redis" in changes and "Application" in changes
+    assert stack.changes() == []
+    _ready(30)
+
+
+def test_it_comes_back_after_a_reboot_with_its_data(stack):
+    item = _store("before the reboot")
+    before = stack.ssh("demo", "cat /proc/sys/kernel/random/boot_id; systemctl show -P ActiveEnterTimestampMonotonic mongod").stdout
+    python("-m", "lab", "reboot", "demo")
+    _ready(120)
+    assert stack.ssh("demo", "cat /proc/sys/kernel/random/boot_id; systemctl show -P ActiveEnterTimestampMonotonic mongod").stdout != before
+    assert _read(item).json()["name"] == "before the reboot"
+    state = stack.ssh("demo", "systemctl is-system-running", check=False).stdout.strip()
+    assert state == "running", stack.ssh("demo", "systemctl --failed --no-legend").stdout
+    assert stack.changes() == []
+
+
+def test_a_run_killed_in_the_middle_is_finished_by_the_next(demo, stack):
+    """kill -9 while packages are being installed; then the whole story again, to the end."""
+    demo.reset("demo")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pyinfra", "-y", demo.inventory, "deploy.py"],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+        text=True, env={**os.environ, "PYINFRA_PROGRESS": "off"},
+    )  # fmt: skip
+    for line in process.stderr:
+        if "installing mongodb-org" in line:
+            break
+    time.sleep(3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    demo.deploy()
+    assert demo.changes() == []
+    _ready(30)
+    verified(demo.inventory)

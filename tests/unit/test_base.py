@@ -1,0 +1,290 @@
+"""The role base: what it writes is read back by the programs that read it, where they are here."""
+
+from __future__ import annotations
+
+import base64
+import configparser
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from groundwork.preflight import render_errors
+from groundwork.rows import File
+from groundwork.settings import HostSettings
+from groundwork.templates import render
+from groundwork.topology import SettingsError
+from operations.host import BEGIN, END, with_block
+from tasks.base import Settings, rules
+from tests.unit.conftest import SYSTEMS, make_topology
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA anna@laptop"
+
+
+def files(here) -> dict[str, str]:
+    settings = here.settings(Settings)
+    return {
+        row.path: render(row, settings, here, str).decode()
+        for row in settings.files(here)
+        if isinstance(row, File)
+    }
+
+
+def errors(here) -> list[str]:
+    return list(here.settings(Settings).errors(here))
+
+
+def refused(make_here, **data) -> str:
+    with pytest.raises(SettingsError) as caught:
+        make_here(["base"], **data).settings(Settings)
+    return str(caught.value)
+
+
+def program(name: str) -> str:
+    path = shutil.which(name)
+    if not path:
+        pytest.skip(f"{name} is not installed here")
+    return path
+
+
+@pytest.mark.parametrize("codename", [codename for _, codename in SYSTEMS])
+def test_every_template_renders_with_defaults_and_with_everything_set(make_here, codename):
+    for here in (
+        make_here(["base"], codename),
+        make_here(
+            ["base"],
+            codename,
+            base_hostname="db1.example.org",
+            base_timezone="Europe/Berlin",
+            base_time_servers=["ntp.example.org", "10.0.0.1"],
+            base_administrators=[{"name": "anna", "keys": [KEY]}, {"name": "bert", "state": "absent"}],
+            base_ssh_port=2222,
+            ssh_port=2222,
+            base_reboot_time="04:00",
+            base_ssh_sources=["10.0.0.0/8"],
+        ),
+    ):
+        assert list(render_errors(here, here.settings(Settings))) == []
+        assert errors(here) == []
+
+
+# sshd
+
+
+def test_sshd_takes_keys_only(make_here):
+    text = files(make_here(["base"]))["/etc/ssh/sshd_config.d/00-groundwork.conf"]
+    lines = [line.split(None, 1) for line in text.splitlines() if line and not line.startswith("#")]
+    assert len({name for name, _ in lines}) == len(lines), "sshd takes the first of two, so there must be one"
+    values = dict(lines)
+    for name, value in {
+        "Port": "22",
+        "PermitRootLogin": "no",
+        "PasswordAuthentication": "no",
+        "KbdInteractiveAuthentication": "no",
+        "X11Forwarding": "no",
+        "AllowAgentForwarding": "no",
+    }.items():
+        assert values[name] == value
+    offered = ",".join(values[name] for name in ("KexAlgorithms", "Ciphers", "MACs", "HostKeyAlgorithms"))
+    assert not re.search(r"sha1|-cbc|3des|arcfour|nistp|group14|hmac-sha2-512,", offered)
+
+
+@pytest.mark.parametrize(
+    "codename, newer", [("jammy", set()), ("bookworm", {"RequiredRSASize"}), ("trixie", {"RequiredRSASize", "mlkem768x25519-sha256"})]
+)
+def test_sshd_is_told_nothing_that_its_version_does_not_know(make_here, codename, newer):
+    text = files(make_here(["base"], codename))["/etc/ssh/sshd_config.d/00-groundwork.conf"]
+    assert {word for word in ("RequiredRSASize", "mlkem768x25519-sha256") if word in text} == newer
+
+
+def test_only_where_systemd_listens_for_sshd_its_socket_follows_the_port(make_here):
+    path = "/etc/systemd/system/ssh.socket.d/groundwork.conf"
+    assert "ListenStream=[::]:2222" in files(make_here(["base"], "noble", base_ssh_port=2222))[path]
+    assert path not in files(make_here(["base"], "noble"))
+    assert path not in files(make_here(["base"], "bookworm", base_ssh_port=2222))
+
+
+@pytest.mark.parametrize(
+    "data, key",
+    [
+        ({"ssh_password": "x"}, "ssh_password"),
+        ({"ssh_user": "root"}, "ssh_user"),
+        ({"base_ssh_port": 2222}, "base_ssh_port"),
+        ({"ssh_port": 2222}, "ssh_port"),
+        ({"ssh_user": "anna", "base_administrators": [{"name": "anna", "state": "absent"}]}, "base_administrators"),
+        ({"base_administrators": [{"name": "anna"}]}, "base_administrators"),
+        ({"base_administrators": [{"name": "root", "keys": [KEY]}]}, "base_administrators"),
+        ({"base_administrators": [{"name": "anna", "keys": [KEY]}] * 2}, "base_administrators"),
+    ],
+)
+def test_what_would_lock_out_is_refused(make_here, data, key):
+    found = errors(make_here(["base"], **data))
+    assert len(found) == 1 and found[0].startswith(f"{key}: ")
+
+
+def test_the_key_that_groundwork_connects_with_must_stay(make_here, tmp_path):
+    (tmp_path / "id.pub").write_text("ssh-ed25519 AAAAother me\n")
+    data = {"ssh_user": "anna", "ssh_key": str(tmp_path / "id"), "base_administrators": [{"name": "anna", "keys": [KEY]}]}
+    assert "is not among the keys" in errors(make_here(["base"], **data))[0]
+    (tmp_path / "id.pub").write_text(f"{KEY}-elsewhere\n")
+    assert errors(make_here(["base"], **data)) == []
+
+
+def _rsa(bits: int) -> str:
+    number = (1 << (bits - 1)).to_bytes(bits // 8 + 1, "big")
+    blob = b"".join(len(part).to_bytes(4, "big") + part for part in (b"ssh-rsa", b"\x01\x00\x01", number))
+    return f"ssh-rsa {base64.b64encode(blob).decode()} anna"
+
+
+@pytest.mark.parametrize("key", [KEY, _rsa(2048), f'from="10.0.0.0/8",command="echo ssh-keys are fine" {KEY}'])
+def test_keys_that_are_taken(make_here, key):
+    here = make_here(["base"], base_administrators=[{"name": "anna", "keys": [key]}])
+    assert here.settings(Settings).users()[0].keys == (key,)
+
+
+@pytest.mark.parametrize(
+    "key, why",
+    [
+        (KEY.split()[1], "not one line"),
+        (KEY[:50], "cut off"),
+        (KEY.replace("ssh-ed25519", "ssh-rsa"), "another kind"),
+        (_rsa(1024), "less than 2048 bits"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----", "not one line"),
+        (f"{KEY}\n{KEY}", "not one line"),
+    ],
+)
+def test_keys_that_are_refused(make_here, key, why):
+    assert why in refused(make_here, base_administrators=[{"name": "anna", "keys": [key]}])
+
+
+# Firewall
+
+
+def _cluster(**data):
+    return make_topology(
+        {
+            "web": (["nginx", "app"], {"private_address": "10.0.0.1"}),
+            "data": (["mongodb", "docker"], {"private_address": "10.0.0.2", **data}),
+        }
+    )
+
+
+def test_the_firewall_opens_the_flows_and_nothing_else():
+    data = _cluster(base_ssh_sources=["192.0.2.0/24", "2001:db8::/48"]).hosts["data"]
+    assert data.settings(Settings).openings(data)["host"][:2] == [
+        'ip saddr { 192.0.2.0/24 } tcp dport 22 accept comment "base"',
+        'ip6 saddr { 2001:db8::/48 } tcp dport 22 accept comment "base"',
+    ]
+    web = data.topology.hosts["web"]
+    assert web.settings(Settings).openings(web)["host"][0] == 'tcp dport 22 accept comment "base"', "one's own sources"
+
+
+def test_published_ports_are_asked_by_the_port_that_the_client_knows():
+    data = _cluster(flows=[{"source": "app", "role": "docker", "port": 8080}]).hosts["data"]
+    published = data.settings(Settings).openings(data)["published"]
+    assert published == ['ip saddr { 10.0.0.1 } meta l4proto tcp ct original proto-dst 8080 accept comment "docker"']
+
+
+def test_overlapping_networks_are_joined():
+    networks = ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.4"]
+    here = make_topology({"one": ([], {"base_ssh_sources": networks})}).hosts["one"]
+    assert rules(here.openings()[0], "tcp dport")[0].startswith("ip saddr { 10.0.0.0/8, 192.0.2.4 } ")
+
+
+def test_a_source_nobody_knows_is_refused():
+    from groundwork.preflight import setting_errors
+
+    topology = make_topology({"one": (["base"], {"base_ssh_sources": ["office"]})})
+    assert ["'office'" in error for error in setting_errors(topology)] == [True]
+
+
+def test_nft_takes_the_rules(tmp_path):
+    nft = program("nft")
+    if os.geteuid():
+        pytest.skip("nft -c asks the kernel, which wants root")
+    everything = _cluster(
+        base_ssh_sources=["10.0.0.0/8", "10.1.0.0/16", "2001:db8::/48", "0.0.0.0/0"],
+        flows=[
+            {"source": "internet", "role": "docker", "port": 9090},
+            {"source": "app", "role": "docker", "port": 9091},
+        ],
+    )
+    for here in everything.hosts.values():
+        path = tmp_path / "firewall.nft"
+        path.write_text(files(here)["/etc/groundwork/firewall.nft"])
+        assert "flush ruleset" not in path.read_text()
+        subprocess.run([nft, "-c", "-f", path], check=True)
+
+
+# The rest
+
+
+def test_apt_takes_security_updates_only(make_here, tmp_path):
+    path = tmp_path / "52groundwork"
+    base = 'Unattended-Upgrade::Allowed-Origins { "${distro_id}:${distro_codename}-updates"; };\n'
+    path.write_text(base + files(make_here(["base"], "noble", base_reboot_time="04:00"))["/etc/apt/apt.conf.d/52groundwork"])
+    shown = subprocess.run(
+        [program("apt-config"), "dump"], env={**os.environ, "APT_CONFIG": str(path)}, check=True, capture_output=True, text=True
+    ).stdout
+    assert re.findall(r'^Unattended-Upgrade::Allowed-Origins:: .*', shown, re.M) == []
+    origins = re.findall(r'^Unattended-Upgrade::Origins-Pattern:: "(.*)"', shown, re.M)
+    assert origins and all(re.search(r"archive=\S+-security", origin) for origin in origins)
+    assert 'Unattended-Upgrade::Automatic-Reboot-Time "04:00"' in shown
+
+
+def test_fail2ban_and_journald_get_what_an_ini_reader_reads(make_here):
+    written = files(make_here(["base"], base_ssh_sources=["192.0.2.0/24"], base_ban_never=["198.51.100.7"]))
+    jail = configparser.ConfigParser(interpolation=None)
+    jail.read_string(written["/etc/fail2ban/jail.d/groundwork.local"])
+    assert jail["DEFAULT"]["ignoreip"].split()[2:] == ["10.0.0.1", "192.0.2.0/24", "198.51.100.7"]
+    assert jail["sshd"]["backend"] == "systemd"
+    journal = configparser.ConfigParser()
+    journal.read_string(written["/etc/systemd/journald.conf.d/groundwork.conf"])
+    assert journal["Journal"]["SystemMaxUse"] == "500M"
+
+
+def test_only_those_present_get_sudo(make_here):
+    people = [{"name": "anna", "keys": [KEY]}, {"name": "bert", "state": "absent"}]
+    text = files(make_here(["base"], base_administrators=people))["/etc/sudoers.d/groundwork"]
+    assert [line for line in text.splitlines() if not line.startswith("#")] == ["anna ALL=(ALL:ALL) NOPASSWD: ALL"]
+
+
+@pytest.mark.parametrize("memory, swap", [(1024, 1024), (1910, 1024), (2048, 0), (16384, 0)])
+def test_swap_where_memory_is_short(make_here, memory, swap):
+    here = make_here(["base"], hardware_memory=memory)
+    assert here.settings(HostSettings).hardware_memory == memory
+    assert here.settings(Settings).swap(here) == swap
+
+
+def test_hosts_know_each_other_by_their_private_addresses():
+    topology = make_topology({"web.example.org": ([], {}), "192.0.2.9": ([], {}), "data": ([], {"base_hostname": "db1"})})
+    here = topology.hosts["data"]
+    assert here.settings(Settings).addresses(here) == {"10.0.0.1": ["web.example.org", "web"], "10.0.0.3": ["db1", "data"]}
+    nameless = topology.hosts["192.0.2.9"]
+    assert nameless.settings(Settings).hostname_of(nameless) is None
+
+
+def test_etc_hosts_keeps_what_is_not_ours_and_settles():
+    before = ["127.0.0.1 localhost", "127.0.1.1 one", "192.0.2.1 printer"]
+    once = with_block(before, {"10.0.0.1": ["one"]})
+    assert once == ["127.0.0.1 localhost", "192.0.2.1 printer", BEGIN, "10.0.0.1 one", END]
+    assert with_block([*once, "192.0.2.2 scanner"], {"10.0.0.9": ["two"]})[1:] == [
+        "192.0.2.1 printer", "192.0.2.2 scanner", BEGIN, "10.0.0.9 two", END,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"base_timezone": "Mars/Base"},
+        {"base_reboot_time": "24:00"},
+        {"base_journal_size": "lots"},
+        {"base_ssh_sources": []},
+        {"base_ssh_root_login": "yes"},
+        {"base_sysctls": {"net.core; reboot": 1}},
+    ],
+)
+def test_values_that_are_refused(make_here, data):
+    assert refused(make_here, **data).startswith(next(iter(data)))

@@ -1,0 +1,118 @@
+"""operations.files and its fact: the commands are run for real, in a directory of the test's own."""
+
+from __future__ import annotations
+
+import base64
+import getpass
+import grp
+import os
+import subprocess
+
+import pytest
+
+from facts.files import Path, Paths
+from groundwork.rows import Absent, Directory, File, Link
+from operations import files
+
+USER = getpass.getuser()
+GROUP = grp.getgrgid(os.getgid()).gr_name
+
+
+@pytest.fixture(autouse=True)
+def said(monkeypatch):
+    """What the operation reported."""
+    lines: list[str] = []
+    monkeypatch.setattr(files, "report", lines.append)
+    return lines
+
+
+def ask(*paths) -> dict[str, Path]:
+    fact = Paths()
+    done = subprocess.run(["sh", "-c", fact.command([str(path) for path in paths])], capture_output=True, text=True)
+    assert done.returncode == 0
+    return fact.process(done.stdout.splitlines())
+
+
+def write(row: File, content: bytes) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["sh", "-c", files._write_command(row)], input=base64.b64encode(content), capture_output=True
+    )
+
+
+def test_the_fact_tells_kinds_modes_content_and_targets(tmp_path):
+    (tmp_path / "a file").write_text("x\n")
+    (tmp_path / "a file").chmod(0o640)
+    (tmp_path / "empty").touch()
+    (tmp_path / "link").symlink_to("a file")
+    found = ask(tmp_path, tmp_path / "a file", tmp_path / "empty", tmp_path / "link", tmp_path / "none")
+    assert found[str(tmp_path)].kind == "directory"
+    file = found[str(tmp_path / "a file")]
+    assert (file.kind, file.mode, file.owner) == ("file", "640", USER)
+    assert file.sha256 == "73cb3858a687a8494ca3323053016282f3dad39d42cf62ca4e79dda2aac7d9ac"
+    assert found[str(tmp_path / "empty")].kind == "file"
+    assert found[str(tmp_path / "link")].target == "a file"
+    assert str(tmp_path / "none") not in found
+
+
+def test_a_file_lands_whole_with_its_mode(tmp_path):
+    content = bytes(range(256)) * 400
+    row = File(str(tmp_path / "it's"), owner=USER, group=GROUP, mode="600")
+    done = write(row, content)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "it's").read_bytes() == content
+    assert (tmp_path / "it's").stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["it's"]
+
+
+def test_a_refused_candidate_leaves_the_live_file_and_nothing_else(tmp_path):
+    (tmp_path / "live").write_text("good\n")
+    row = File(str(tmp_path / "live"), owner=USER, group=GROUP, check="grep -q good {}")
+    done = write(row, b"bad\n")
+    assert done.returncode != 0
+    assert f"refused: {tmp_path}/live" in done.stderr.decode()
+    assert (tmp_path / "live").read_text() == "good\n"
+    assert os.listdir(tmp_path) == ["live"]
+    assert write(row, b"good too\n").returncode == 0
+
+
+def test_a_file_takes_the_place_of_a_link_and_not_of_its_target(tmp_path):
+    (tmp_path / "target").write_text("theirs\n")
+    (tmp_path / "link").symlink_to("target")
+    assert write(File(str(tmp_path / "link"), owner=USER, group=GROUP), b"ours\n").returncode == 0
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "theirs\n"
+
+
+@pytest.mark.parametrize(
+    "row, now",
+    [
+        (Directory("/d", mode="0750"), Path("directory", "root", "root", "750")),
+        (Link("/l", target="t"), Path("link", "root", "root", "777", target="t")),
+        (Absent("/a"), None),
+    ],
+)
+def test_what_agrees_is_left_alone(row, now, said):
+    assert list(files._agree(row, now, None)) == []
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    "row, now, command",
+    [
+        (Directory("/d"), None, "install -d -o root -g root -m 755 -- /d"),
+        (Directory("/d"), Path("directory", "bob", "root", "755"), "chown root:root -- /d"),
+        (Directory("/d"), Path("directory", "root", "root", "700"), "chmod 755 -- /d"),
+        (Link("/l", target="t"), Path("link", "root", "root", "777", target="old"), "ln -sfn -- t /l.new && mv -fT -- /l.new /l"),
+        (Absent("/a"), Path("file", "root", "root", "644"), "rm -f -- /a"),
+        (Absent("/a"), Path("directory", "root", "root", "755"), "rmdir -- /a"),
+    ],
+)
+def test_what_differs_is_named_and_changed(row, now, command, said):
+    assert list(files._agree(row, now, None)) == [command]
+    assert len(said) == 1 and row.path in said[0]
+
+
+def test_another_kind_of_thing_is_refused_in_words(said):
+    [command] = files._agree(Directory("/d"), Path("file", "root", "root", "644"), None)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 1 and "/d is a file, and shall be a directory" in done.stderr
