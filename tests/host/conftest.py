@@ -205,7 +205,7 @@ class Outside:
     def run(self, script: str, *arguments: str) -> str:
         """Standard output of a Python script run there."""
         done = subprocess.run(
-            [*self.command, "python3", "-", *arguments],
+            [*self.command, shlex.join(["python3", "-", *arguments])],
             input=script, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -219,6 +219,6 @@ def outside(request, topology) -> Outside:
     if given:
         return Outside(["ssh", "-o", "BatchMode=yes", given], given)
     if not all(here.settings(HostSettings).lab_suite for here in topology.hosts.values()):
-        return Outside([], "the controller")
+        return Outside(["sh", "-c"], "the controller")
     subprocess.run([sys.executable, "-m", "lab", "up", str(OUTSIDE)], check=True, cwd=ROOT)
     return Outside([sys.executable, "-m", "lab", "ssh", "outside"], "10.87.0.250")

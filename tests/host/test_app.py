@@ -9,9 +9,8 @@ import pymongo
 import pytest
 import redis as redis_client
 import requests
-import urllib3
 
-urllib3.disable_warnings()
+pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS")  # a placeholder certificate is self-signed
 
 
 def _url(nginx) -> str:
@@ -70,7 +69,7 @@ def test_the_item_is_in_redis_once_it_was_read(nginx, item, redis):
 
 def test_the_item_is_in_chromadb(nginx, item, chromadb):
     settings = chromadb.settings("chromadb")
-    with chromadb.tunnel(settings.port, settings.address(chromadb.here)) as port:
+    with chromadb.tunnel(settings.port, settings.listens_on(chromadb.here)) as port:
         base = f"http://127.0.0.1:{port}/api/v2/tenants/default_tenant/databases/default_database/collections"
         found = []
         for collection in requests.get(base, timeout=10).json():

@@ -11,7 +11,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 def connect(redis):
     """A client of that host's Redis with the login asked for."""
     with redis.tunnel(redis.settings("redis").port) as port:
-        yield lambda **login: client.Redis("127.0.0.1", port, socket_timeout=5, **login)
+        yield lambda **login: client.Redis("127.0.0.1", port, protocol=2, retry=None, socket_timeout=5, **login)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_without_a_password_nothing_is_done(connect):
 
 def test_a_wrong_password_is_refused(connect):
     for user in ("app", "admin", "default"):
-        with pytest.raises(AuthenticationError, match="WRONGPASS"):
+        with pytest.raises(AuthenticationError, match="invalid username-password pair"):
             connect(username=user, password="wrong").ping()
 
 
@@ -42,7 +42,7 @@ def test_the_application_works_with_its_keys(application):
 
 
 @pytest.mark.parametrize(
-    "command", ["FLUSHALL", "CONFIG GET *", "SHUTDOWN NOSAVE", "DEBUG SLEEP 0", "KEYS *", "ACL LIST", "MODULE LIST"]
+    "command", ["FLUSHALL", "CONFIG GET *", "SHUTDOWN NOSAVE", "CONFIG SET maxmemory 0", "KEYS *", "ACL LIST", "MODULE LIST"]
 )
 def test_the_application_may_not_use_dangerous_commands(application, command):
     with pytest.raises((NoPermissionError, ResponseError), match="(?i)no permissions"):
