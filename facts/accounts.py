@@ -32,6 +32,8 @@ class Found:
 class Accounts(FactBase):
     """Every user and group, and the authorized keys of the users named."""
 
+    default = Found
+
     def command(self, keys_of: Iterable[str] = ()) -> str:
         names = " ".join(shlex.quote(name) for name in keys_of)
         return (

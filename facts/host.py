@@ -22,8 +22,13 @@ class Naming:
 class Names(FactBase):
     """The host's name, live and stored, and its /etc/hosts."""
 
+    default = Naming
+
     def command(self) -> str:
-        return 'echo "L|$(uname -n)"; sed "s/^/S|/" /etc/hostname 2>/dev/null; sed "s/^/H|/" /etc/hosts 2>/dev/null; true'
+        return (
+            'echo "L|$(uname -n)"; sed "s/^/S|/" /etc/hostname 2>/dev/null; '
+            'sed "s/^/H|/" /etc/hosts 2>/dev/null; true'
+        )
 
     def process(self, output):
         found = Naming()

@@ -181,7 +181,7 @@ def _resolved(url: str, revision: str) -> str:
     for form in ("refs/heads/{}", "refs/tags/{}^{{}}", "refs/tags/{}", "{}"):
         if commit := commits.get(form.format(revision)):
             return commit
-    raise SourceError(f"{_shown(url)} has no branch or tag {revision!r} (a commit is given by all its 40 digits)")
+    raise SourceError(f"{shown(url)} has no branch or tag {revision!r} (a commit is given by all its 40 digits)")
 
 
 def _fetch(git: tuple[str, ...], url: str, commit: str) -> None:
@@ -219,12 +219,12 @@ def _run(*command: str) -> bytes:
             said.seek(0)
             words = said.read().decode(errors="replace").strip()
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SourceError(f"{command[0]} could not be run: {_shown(str(error))}") from None
+        raise SourceError(f"{command[0]} could not be run: {shown(str(error))}") from None
     if done.returncode:
-        raise SourceError(f"git says: {_shown(words.splitlines()[-1] if words else '(nothing)')}")
+        raise SourceError(f"git says: {shown(words.splitlines()[-1] if words else '(nothing)')}")
     return done.stdout
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """A text without the passwords of URLs in it."""
     return re.sub(r"//[^/@\s]+@", "//***@", text)

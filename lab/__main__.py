@@ -25,8 +25,7 @@ def up(inventory_file: str, names: list[str]) -> None:
         controller.install_programs()
         hosts.clean()
         before = controller.remember_sysctls()
-        network.up()
-        web.up()
+        _prepare()
         _stand_in()
         hosts.up(wanted)
         controller.compare_sysctls(before)
@@ -60,8 +59,7 @@ def reset(name: str) -> None:
         raise LabError(f"{host.inventory} has no host {name} any more; python -m lab down removes it.")
     with hosts.lock():
         hosts.clean()
-        network.up()
-        web.up()
+        _prepare()
         hosts.reset(host, want)
 
 
@@ -104,6 +102,14 @@ def main(arguments: list[str]) -> int:
         print("\nlab: interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
     return 0
+
+
+def _prepare() -> None:
+    """What hosts need around them: the network and the web server."""
+    if network.up():
+        for host in hosts.known().values():
+            hosts.stop(host)  # cut off from a bridge that is gone; boots again with its files
+    web.up()
 
 
 def _stand_in() -> None:

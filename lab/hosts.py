@@ -1,6 +1,7 @@
 """Hosts: systemd in a container of its own, on a base root, with an address and a key known beforehand."""
 
 import fcntl
+import ipaddress
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 from . import cgroups, network, roots, settings
 from .inventory import Wanted
 from .settings import BRIDGE, GATEWAY, HOST_KEYS, HOSTS, KNOWN_HOSTS, LOCK, SSH_KEY, TRASH, LabError
-from .shell import run, say
+from .shell import run, say, step
 
 KEY_TYPES = ("ed25519", "ecdsa", "rsa")
 
@@ -39,6 +40,11 @@ class Host:
     @property
     def folder(self) -> Path:
         return HOSTS / self.name
+
+    @property
+    def machine(self) -> str:
+        """What nspawn calls the host. Short, so that nspawn names its interface after it: vb-MACHINE."""
+        return f"gw{int(ipaddress.ip_address(self.address)):08x}"
 
     @property
     def cgroup(self) -> Path:
@@ -93,6 +99,7 @@ def up(wanted: list[Wanted]) -> None:
     _make_key(SSH_KEY, "ed25519", "groundwork-lab")
     roots.prune({host.root for host in there.values()})
     base = {suite: roots.ensure(suite) for suite in sorted({w.suite for w in starting if w.name not in there})}
+    _make_host_keys([want.name for want in starting])
     with ThreadPoolExecutor(max_workers=16) as pool:
         made = list(pool.map(lambda want: there.get(want.name) or _make(want, base[want.suite]), starting))
         _write_known_hosts()
@@ -111,6 +118,8 @@ def down(hosts: list[Host]) -> None:
 def stop(host: Host) -> None:
     """End a host at once, as a power cut does; its files stay."""
     cgroups.end(host.cgroup)
+    # The kernel would remove it too, but at leisure: the host's next boot could meet it.
+    run("ip", "link", "delete", f"vb-{host.machine}", check=False)
 
 
 def reset(host: Host, want: Wanted) -> None:
@@ -193,7 +202,6 @@ def _populate(host: Host, root: Path, upper: Path) -> None:
     write("etc/systemd/network/10-host0.network", _network_file(host))
     for kind in KEY_TYPES:
         key = HOST_KEYS / host.name / kind
-        _make_key(key, kind, f"root@{host.name}")
         write(f"etc/ssh/ssh_host_{kind}_key", key.read_text(), 0o600)
         write(f"etc/ssh/ssh_host_{kind}_key.pub", _public(key))
     write("home/ubuntu/.ssh/authorized_keys", _public(SSH_KEY), 0o600)
@@ -247,7 +255,7 @@ def _boot(host: Host) -> None:
 
 def _start(host: Host) -> None:
     """Start the container, detached: it outlives this command, and ends by its control group."""
-    cgroups.end(host.cgroup)  # a host that died hard leaves its services' groups
+    stop(host)  # a host that died hard leaves its services' groups, or some of its processes
     cgroups.make(host.cgroup, "supervisor", "host")
     for stale in ("exit", "answered"):
         (host.folder / stale).unlink(missing_ok=True)
@@ -278,7 +286,7 @@ echo $code > "$folder/exit"
 def _nspawn(host: Host) -> list[str]:
     binds = [f"--bind={host.folder}/{name}:/var/lib/{name}" for name in PLAIN]
     return [
-        "systemd-nspawn", "--quiet", "--boot", f"--machine={BRIDGE}-{host.name}", f"--hostname={host.name}",
+        "systemd-nspawn", "--quiet", "--boot", f"--machine={host.machine}", f"--hostname={host.name}",
         f"--directory={host.folder}/root", f"--network-bridge={BRIDGE}", *binds,
         "--register=no", "--keep-unit", "--resolv-conf=off", "--timezone=off", "--link-journal=no",
         "--capability=all", "--drop-capability=CAP_SYS_TIME,CAP_SYS_MODULE", "--system-call-filter=@known",
@@ -301,6 +309,14 @@ def _last_words(host: Host) -> str:
     log = host.folder / "console.log"
     lines = log.read_text(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing.") + f" ({log})"
+
+
+def _make_host_keys(names: list[str]) -> None:
+    """Make the host keys of hosts that never were before; a host of the same name gets the same again."""
+    new = [(HOST_KEYS / name / kind, kind, f"root@{name}") for name in names for kind in KEY_TYPES]
+    if new := [key for key in new if not key[0].exists()]:
+        with step(f"making {len(new)} ssh host keys"), ThreadPoolExecutor() as pool:
+            list(pool.map(lambda key: _make_key(*key), new))
 
 
 def _make_key(file: Path, kind: str, comment: str) -> None:

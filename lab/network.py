@@ -28,10 +28,11 @@ table inet {NFT_TABLE} {{
 """
 
 
-def up() -> None:
-    """Make the network, or what is missing of it."""
+def up() -> bool:
+    """Make the network, or what is missing of it. True if the bridge is new: no running host hangs on it."""
     labs = _labs()
-    if BRIDGE not in _interfaces():
+    new = BRIDGE not in _interfaces()
+    if new:
         run("ip", "link", "add", BRIDGE, "type", "bridge")
     elif BRIDGE in labs and labs[BRIDGE]["cache"] != str(CACHE):
         _refuse_if_in_use(labs[BRIDGE]["cache"])
@@ -47,6 +48,7 @@ def up() -> None:
         if int(file.read_text()) < value:
             file.write_text(str(value))
     run("nft", "-f", "-", input=_RULES)
+    return new
 
 
 def down() -> None:

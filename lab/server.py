@@ -31,7 +31,7 @@ class Handler(SimpleHTTPRequestHandler):
     def do_GET(self):  # noqa: N802 (http.server's name)
         if not self.path.startswith("http://"):
             return super().do_GET()
-        if not self.path.startswith(self.archives):
+        if not self.path.startswith(self.archives) or ".." in self.path.split("/"):
             return self.send_error(403, "Only the distribution's archive is fetched for hosts")
         try:
             self._fetch() if self._unchanging() else self._pass_on()

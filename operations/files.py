@@ -114,7 +114,7 @@ def _ownership(row: File | Directory, now: Path):
 
 def _write_command(row: File) -> str:
     directory, name = row.path.rsplit("/", 1)
-    check = f"{(row.check or '').format('$t')} || {{ echo 'refused: {row.path}' >&2; exit 1; }}\n"
+    check = f"{(row.check or '').replace('{}', '$t')} || {{ echo 'refused: {row.path}' >&2; exit 1; }}\n"
     return _WRITE.format(
         directory=shlex.quote(directory or "/"),
         name=shlex.quote(name),

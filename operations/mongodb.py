@@ -77,9 +77,9 @@ def content(port: int, users: Iterable[Mapping[str, Any]], collections: Iterable
         _stdin=_script("content.js", wanted),
     )
     found = _answer(output.stdout_lines) if good else {"problem": output.stderr or output.stdout}
-    if problem := found.get("problem"):
+    if "problem" in found:
         if state.is_executing:
-            yield _stop(problem)
+            yield _stop(found["problem"])
         else:
             yield "true"  # not running yet, or not as it will be: told when it is executed
         return

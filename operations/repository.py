@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 import shlex
 from pathlib import Path
 from typing import Iterable
@@ -18,6 +19,7 @@ from operations.files import table
 from operations.report import report
 
 KEYRINGS = "/etc/apt/keyrings"
+_BLOCK = "BEGIN PGP PUBLIC KEY BLOCK"
 
 
 @operation()
@@ -52,7 +54,7 @@ def repository(
     if "://" not in key:
         local = Path(key)
         if not local.is_file():
-            yield _refuse(f"{key}, the key of the repository {repository}, is no file on the controller")
+            yield _refuse(f"{key}, the key of repository {repository}, is no file on the controller")
             return
         if wrong := key_error(local.read_text(errors="replace"), wanted):
             yield _refuse(f"{key}: {wrong}")
@@ -137,19 +139,20 @@ def fingerprints(armored: str) -> list[str]:
 
 
 def _dearmored(armored: str) -> bytes:
-    content, inside = [], False
-    for line in armored.splitlines():
-        if line.startswith("-----"):
-            inside = line == "-----BEGIN PGP PUBLIC KEY BLOCK-----"
-        elif inside and line.strip() and ": " not in line and not line.startswith("="):
-            content.append(line.strip())
+    blocks = re.findall(f"^-----{_BLOCK}-----$(.*?)^-----END", armored, re.MULTILINE | re.DOTALL)
     try:
-        blob = base64.b64decode("".join(content), validate=True)
+        blob = b"".join(base64.b64decode(_body(block), validate=True) for block in blocks)
     except binascii.Error:
         blob = b""
     if not blob:
-        raise ValueError("is no armored OpenPGP public key (-----BEGIN PGP PUBLIC KEY BLOCK-----)")
+        raise ValueError(f"is no armored OpenPGP public key (-----{_BLOCK}-----)")
     return blob
+
+
+def _body(block: str) -> str:
+    """What is base64 in a block: not its headers, nor its checksum."""
+    lines = (line.strip() for line in block.splitlines())
+    return "".join(line for line in lines if ": " not in line and not line.startswith("="))
 
 
 def _packets(blob: bytes):

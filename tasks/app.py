@@ -12,7 +12,7 @@ from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
 from groundwork.secrets import Secret
 from groundwork.settings import HostSettings, Port, RoleSettings
-from groundwork.sources import SourceError, Tree, tree
+from groundwork.sources import SourceError, Tree, shown, tree
 from groundwork.topology import Flow, Here
 from operations import accounts, apt, files, service, uv, wait
 from operations.release import release
@@ -209,15 +209,16 @@ class Settings(RoleSettings):
         if self.source is None:
             yield "app_source is not set: it names the application to deploy"
             return
+        where = f"app_source = {shown(self.source)!r}"
         try:
             missing = [name for name in NEEDED if name not in locks.names(self.lock())]
         except SourceError as error:
-            yield f"app_source = {self.source!r}: {error}"
+            yield f"{where}: {error}"
             return
         if missing:
             yield (
-                f"app_source = {self.source!r}: its lock has no {' and no '.join(missing)}, which runs it: "
-                "add to the requirements, and lock again"
+                f"{where}: its lock has no {' and no '.join(missing)}, to run it with: add to the requirements, "
+                "and lock again"
             )
         room = here.memory_share(self.role)
         if self.workers and self.workers * self.worker_memory > room:

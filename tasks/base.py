@@ -13,6 +13,8 @@ from typing import Annotated, Iterable, Literal
 
 from pydantic import AfterValidator, Field
 
+from facts.firewall import RULES
+from facts.sshd import CHECK, DROP_IN
 from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Link, Row
 from groundwork.settings import Address, Domain, Network, Part, Port, RoleSettings, Size, UserName
@@ -199,7 +201,7 @@ class Settings(RoleSettings):
         for other in here.topology.hosts.values():
             name = other.settings(Settings).hostname_of(other)
             names = [name, name.split(".")[0]] if name else []
-            if not _is_address(other.name):
+            if _is_domain(other.name) and not _is_address(other.name):
                 names.append(other.name)
             if names:
                 found[other.private_address] = list(dict.fromkeys([*found.get(other.private_address, []), *names]))
@@ -229,60 +231,87 @@ class Settings(RoleSettings):
 
     def files(self, here: Here) -> list[Row]:
         machine = here.machine or Machine("debian", "bookworm", "amd64", here.memory, here.cores)
-        socket = "/etc/systemd/system/ssh.socket.d/groundwork.conf"
-        listens = machine.codename == "noble" and self.ssh_port != 22
-        zone = f"/usr/share/zoneinfo/{self.timezone}"
         return [
             Directory("/etc/groundwork"),
             Directory(LIB),
-            File(f"{LIB}/check-sshd", source="base/check-sshd", mode="755"),
-            File(f"{LIB}/load-firewall", source="base/load-firewall", mode="755"),
-            # Trixie has no /etc/timezone any more.
-            *([File("/etc/timezone", content=f"{self.timezone}\n", check=f"test -e {zone}")] * (machine.codename != "trixie")),
+            *self._clock_files(machine),
+            *self._upkeep_files(machine),
+            *self._fail2ban_files(here),
+            *self._firewall_files(here),
+            # Last: the administrators and their sudo are there by now.
+            File("/etc/sudoers.d/groundwork", template="base/sudoers.j2", mode="440", check="visudo -cqf {}"),
+            *self._sshd_files(machine),
+        ]
+
+    def _clock_files(self, machine: Machine) -> list[Row]:
+        zone = f"/usr/share/zoneinfo/{self.timezone}"
+        name = File("/etc/timezone", content=f"{self.timezone}\n", check=f"test -e {zone}")
+        return [
+            *([] if machine.codename == "trixie" else [name]),  # trixie has this file no more
             Link("/etc/localtime", target=zone),
+            File("/etc/chrony/sources.d/groundwork.sources", template="base/chrony.sources.j2"),
+        ]
+
+    def _upkeep_files(self, machine: Machine) -> list[Row]:
+        return [
+            # For hosts that have cloud-init or needrestart; elsewhere they say nothing to anybody.
             Directory("/etc/cloud"),
             Directory("/etc/cloud/cloud.cfg.d"),
             File("/etc/cloud/cloud.cfg.d/99-groundwork.cfg", template="base/cloud.cfg.j2"),
-            File("/etc/chrony/sources.d/groundwork.sources", template="base/chrony.sources.j2"),
-            File("/etc/sudoers.d/groundwork", template="base/sudoers.j2", mode="440", check="visudo -cqf {}"),
+            Directory("/etc/needrestart"),
+            Directory("/etc/needrestart/conf.d"),
+            File("/etc/needrestart/conf.d/groundwork.conf", template="base/needrestart.conf.j2", check="perl -c {}"),
             File(
                 "/etc/apt/apt.conf.d/52groundwork",
                 template="base/apt.conf.j2",
                 variables={"origins": security_origins(machine)},
                 check="APT_CONFIG={} apt-config dump >/dev/null",
             ),
-            Directory("/etc/needrestart"),
-            Directory("/etc/needrestart/conf.d"),
-            File("/etc/needrestart/conf.d/groundwork.conf", template="base/needrestart.conf.j2", check="perl -c {}"),
             Directory("/etc/systemd/journald.conf.d"),
             File("/etc/systemd/journald.conf.d/groundwork.conf", template="base/journald.conf.j2"),
+        ]
+
+    def _fail2ban_files(self, here: Here) -> list[Row]:
+        check = (
+            'd=$(mktemp -d) && cp -r /etc/fail2ban/. "$d" && cp {} "$d/jail.d/groundwork.local" && '
+            'fail2ban-client -c "$d" -t; r=$?; rm -rf "$d"; test $r = 0'
+        )
+        return [
             File(
                 "/etc/fail2ban/jail.d/groundwork.local",
                 template="base/fail2ban.local.j2",
                 variables={"never_banned": self.never_banned(here)},
-                check=(
-                    'd=$(mktemp -d) && cp -r /etc/fail2ban/. "$d" && cp {} "$d/jail.d/groundwork.local" && '
-                    'fail2ban-client -c "$d" -t; r=$?; rm -rf "$d"; test $r = 0'
-                ),
-            ),
+                check=check,
+            )
+        ]
+
+    def _firewall_files(self, here: Here) -> list[Row]:
+        return [
+            File(f"{LIB}/load-firewall", source="base/load-firewall", mode="755"),
             File(
-                "/etc/groundwork/firewall.nft",
+                RULES,
                 template="base/firewall.nft.j2",
                 variables={"openings": self.openings(here)},
                 check="nft -c -f {}",
             ),
-            File("/etc/systemd/system/groundwork-firewall.service", template="base/firewall.service.j2"),
+            File(f"/etc/systemd/system/{firewall.UNIT}", template="base/firewall.service.j2"),
+        ]
+
+    def _sshd_files(self, machine: Machine) -> list[Row]:
+        socket = "/etc/systemd/system/ssh.socket.d/groundwork.conf"
+        listens = machine.codename == "noble" and self.ssh_port != 22
+        return [
             Directory("/etc/systemd/system/ssh.socket.d"),
             File(socket, template="base/ssh.socket.j2") if listens else Absent(socket),
-            # Last: the administrators and their sudo are there by now.
+            File(CHECK, source="base/check-sshd", mode="755"),
             File(
-                "/etc/ssh/sshd_config.d/00-groundwork.conf",
+                DROP_IN,
                 template="base/sshd.conf.j2",
                 variables={
                     "modern": machine.codename == "trixie",  # OpenSSH 9.9
                     "required_rsa_size": machine.codename != "jammy",  # OpenSSH 9.1
                 },
-                check=f"{LIB}/check-sshd {{}}",
+                check=f"{CHECK} {{}}",
                 mode="600",
             ),
         ]
@@ -374,7 +403,8 @@ def _is_address(name: str) -> bool:
 
 
 def _is_domain(name: str) -> bool:
-    return bool(re.fullmatch(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*", name))
+    label = r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?"
+    return bool(re.fullmatch(rf"{label}(\.{label})*", name))
 
 
 def _bare(line: str) -> str:

@@ -49,9 +49,10 @@ class Settings(RoleSettings):
         return here.private_address
 
     def networks(self, here: Here) -> list[str]:
-        """Networks besides this host that have a flow."""
+        """Networks that may exchange packets with the unit, besides loopback."""
         opening = self._opening(here)
-        return [*opening.networks(4), *opening.networks(6)] if opening else []
+        # The host asks itself from its own private address where ChromaDB listens on that.
+        return [here.private_address, *opening.networks(4), *opening.networks(6)] if opening else []
 
     def url(self, here: Here) -> str:
         """Where the host itself finds the server."""

@@ -12,7 +12,7 @@ from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
 from groundwork.secrets import Secret
 from groundwork.settings import Domain, Network, RoleSettings, Size
-from groundwork.sources import SourceError, tree
+from groundwork.sources import SourceError, shown, tree
 from groundwork.templates import ROOT
 from groundwork.topology import Flow, Here
 from operations import accounts, apt, files, service, wait
@@ -155,15 +155,17 @@ class Settings(RoleSettings):
             try:
                 tree(self.frontend, self.frontend_revision)
             except SourceError as error:
-                yield f"nginx_frontend = {self.frontend!r}: {error}"
+                yield f"nginx_frontend = {shown(self.frontend)!r}: {error}"
 
     def _certificate_errors(self) -> Iterable[str]:
         if not self.tls_certificate:
             return
         try:
             x509.load_pem_x509_certificates(_read(self.tls_certificate).encode())
-        except (OSError, ValueError) as error:
-            yield f"nginx_tls_certificate = {self.tls_certificate!r}: {error}"
+        except OSError as error:
+            yield f"nginx_tls_certificate = {self.tls_certificate!r}: {error.strerror}"
+        except ValueError:
+            yield f"nginx_tls_certificate = {self.tls_certificate!r}: is not a certificate in PEM form"
 
 
 def _read(path: str) -> str:

@@ -53,14 +53,14 @@ def _marks_in(text: str) -> list[str]:
     found = []
     for value in PLANTED.values():
         mark = value.split()[0]
-        forms = [mark, quote(value, safe=""), *_base64(mark)]
+        forms = [mark, quote(value, safe=""), *_base64(value)]
         found += [form for form in forms if form in text]
     return found
 
 
-def _base64(mark: str) -> list[str]:
-    """What a mark looks like inside Base64, at each of the three alignments."""
-    return [base64.b64encode(b" " * shift + mark.encode()).decode()[4 if shift else 0 : -4] for shift in range(3)]
+def _base64(value: str) -> list[str]:
+    """What a value looks like inside Base64, at each of the three alignments."""
+    return [base64.b64encode(b" " * shift + value.encode()).decode()[4 if shift else 0 : -4] for shift in range(3)]
 
 
 @pytest.fixture(scope="module")

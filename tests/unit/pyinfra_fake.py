@@ -14,11 +14,10 @@ SYSTEMS = {"jammy": "ubuntu", "noble": "ubuntu", "bookworm": "debian", "trixie":
 ALL_ROLES = """
     mongodb_users = [{"name": "grid_user", "database": "urban_grid_ai"}]
     app_source = "examples/app"
+    nginx_frontend = "examples/frontend"
 """
 
 INVENTORY = '''
-import re
-
 _machine = """distribution={distribution}
 codename={codename}
 architecture=amd64
@@ -30,9 +29,9 @@ _host = ("@fake/one", {{
     "private_address": "10.0.0.5",
     "base_hostname": "one",
     "fake_responses": {{
-        re.compile("os-release"): _machine.splitlines(),
+        "os-release": _machine.splitlines(),
         # Tools that are not installed yet.
-        re.compile("command -v"): {{"success": False}},
+        "command -v": {{"success": False}},
     }},
     **{data!r},
 }})

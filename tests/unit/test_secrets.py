@@ -10,6 +10,8 @@ import pickle
 import pty
 import random
 import re
+import select
+import signal
 import stat
 import subprocess
 import sys
@@ -130,6 +132,10 @@ def terminal(*words, typed=(), inventory="inventories/prod.py") -> tuple[int, st
         os.execv(sys.executable, command)
     output, answers = b"", list(typed)
     while True:
+        if not select.select([master], [], [], 20)[0]:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            pytest.fail(f"waits for ever after {output.decode()!r}")
         try:
             chunk = os.read(master, 4096)
         except OSError:  # Linux: the other side is closed
@@ -474,26 +480,28 @@ def test_a_damaged_file(identity):
 
 
 @pytest.mark.parametrize(
-    "payload",
+    "payload, text",
     [
-        "a/a: [hunter2",
-        "a/a: 'hunter2",
-        "hunter2",
-        "- hunter2",
-        "",
-        "hunter2: a/a",
-        "a/a: {b: hunter2}",
-        "a/a: [hunter2]",
-        "a/a:\nb/b: hunter2",
-        "? [hunter2]\n: a/a",
-        b"a/a: hunter2\xff",
+        ("a/a: [hunter2", "YAML mapping"),
+        ("a/a: 'hunter2", "YAML mapping"),
+        ("hunter2", "YAML mapping"),
+        ("- hunter2", "YAML mapping"),
+        ("", "YAML mapping"),
+        (b"a/a: hunter2\xff", "YAML mapping"),
+        ("? [hunter2]\n: a/a", "YAML mapping"),
+        ("hunter2: a/a", "entry 1 has no valid name"),
+        ("a/b: x\nhunter2: a/a", "entry 2 has no valid name"),
+        ("a/a: {b: hunter2}", "the value of a/a must be text"),
+        ("a/a: [hunter2]", "the value of a/a must be text"),
+        ("a/a:\nb/b: hunter2", "the value of a/a must be text, and not empty"),
     ],
 )
-def test_a_bad_payload_is_refused_and_not_shown(identity, payload):
+def test_a_bad_payload_is_refused_and_not_shown(identity, payload, text):
     write_store(identity, payload)
     with pytest.raises(SecretError) as caught:
         prod().value("a/a")
     assert "secrets/prod.age" in str(caught.value)
+    assert text in str(caught.value)
     error: BaseException | None = caught.value
     seen = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     while error:  # also what `from None` only hides
@@ -797,8 +805,8 @@ def test_add_strips_one_newline_and_keeps_many_lines(project):
 @pytest.mark.parametrize(
     "stdin, text",
     [
-        (b"", "empty"),
-        (b"\n", "empty"),
+        (b"", "the value is empty"),
+        (b"\n", "the value is empty"),
         (b"a\0b", "NUL"),
         (b"\xff", "not UTF-8"),
         (b"lab-hunter2", "must not start with lab-"),
@@ -818,6 +826,18 @@ def test_add_refuses_a_name_that_is_there(project):
     done = run("add", "a/a", stdin=b"new")
     assert done.returncode == 1 and "rotate a/a" in done.err
     assert prod().value("a/a") == "old"
+
+
+def test_add_looks_again_once_it_has_the_lock(project, monkeypatch):
+    run("init")
+
+    def meanwhile():
+        prod().file.write({"a/a": "a colleague's"})
+        return "mine"
+
+    monkeypatch.setattr(module, "generate", meanwhile)
+    assert "there already" in run("add", "a/a", "--generate").err
+    assert prod().value("a/a") == "a colleague's"
 
 
 def test_add_generate(project):
@@ -955,7 +975,11 @@ def test_other_failures_are_one_sentence(project):
     assert "prod.recipients can't be read" in run("add", "a/a", stdin=b"x").err
     assert "prod.recipients can't be read" in run("list").err
     Path("secrets/prod.age").unlink()
-    Path("secrets/prod.age").mkdir()
+    Path("secrets").rename("elsewhere")
+    Path("secrets").touch()
+    assert run("init").err.endswith("/secrets: File exists\n")
+    Path("secrets").unlink()
+    Path("secrets/prod.age").mkdir(parents=True)
     assert "Is a directory" in run("list").err
 
 
