@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from groundwork.roles import all_roles
 from groundwork.settings import HostSettings, KeyedSettings, Part, key
@@ -56,10 +56,21 @@ def _sentences(part: type[Part]) -> list[str]:
 
 
 def _type(annotation: Any) -> str:
-    shown = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
-    shown = re.sub(r"Annotated\[([^,\]]+)[^\]]*\]", r"\1", shown)
-    shown = re.sub(r"\b(?:typing|groundwork|tasks)\.(?:\w+\.)*", "", shown).replace("NoneType", "None")
-    return f"`{shown}`".replace("|", "\\|")
+    return f"`{_words(annotation)}`".replace("|", "\\|")
+
+
+def _words(annotation: Any) -> str:
+    """A type as one would write it: what pydantic adds to it is not shown."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _words(inner[0])
+    if origin is Literal:
+        return " or ".join(repr(value) for value in inner)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(_words(item) for item in inner))
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join(_words(item) for item in inner)}]"
+    return {type(None): "None", Any: "any"}.get(annotation) or annotation.__name__
 
 
 def _parts(model: type[Part]) -> list[type[Part]]:

@@ -111,6 +111,7 @@ class Administrator(Part):
     """A person with sudo, who logs in with a key."""
 
     name: UserName
+    """Login name."""
     keys: list[PublicKey] = []
     """All their public keys, as lines of authorized_keys; others are removed."""
     state: Literal["present", "absent"] = "present"

@@ -62,8 +62,11 @@ class TimeSeries(Part):
     """What makes a collection a time series; MongoDB's own names."""
 
     timeField: str
+    """Field of the date of each document."""
     metaField: str | None = None
+    """Field that says whose measurement it is."""
     granularity: Literal["seconds", "minutes", "hours"] = "seconds"
+    """How close measurements of one source follow each other."""
 
 
 class Collection(Part):
@@ -72,8 +75,11 @@ class Collection(Part):
     database: str
     """A database of one of the users, who creates it."""
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,119}$")
+    """Its name."""
     timeseries: TimeSeries | None = None
+    """Makes it a time series."""
     indexes: list[Index] = []
+    """Indexes that shall exist; others are left alone."""
 
 
 class Settings(RoleSettings):

@@ -9,7 +9,8 @@ from groundwork.secrets import Secret
 
 environment = "production"
 
-# Who logs in. Everybody else's key is refused, root and passwords too.
+# People with sudo, who log in by key; root and passwords are refused. Accounts that are not named
+# here, such as the one we connect as, are left alone.
 base_administrators = [
     # {"name": "anna", "keys": ["ssh-ed25519 AAAA… anna@laptop"]},
 ]

@@ -8,6 +8,7 @@ expects comes from the same settings and topology as the deploy; what it asks is
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import socket
@@ -33,6 +34,22 @@ from groundwork.topology import Here, Topology
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = ROOT / "tests" / "host" / "outside.py"
+
+KNOCK = """
+import json, socket, sys
+from concurrent.futures import ThreadPoolExecutor
+
+def answers(target):
+    try:
+        socket.create_connection(target, 2).close()
+        return True
+    except OSError:
+        return False
+
+targets = [tuple(target) for target in json.loads(sys.argv[1])]
+with ThreadPoolExecutor(len(targets)) as pool:
+    print(json.dumps([target for target, open in zip(targets, pool.map(answers, targets)) if open]))
+"""
 
 
 def pytest_addoption(parser):
@@ -116,6 +133,11 @@ class Host:
         done = self.run(command, stdin)
         assert done.returncode == 0, f"{self.name}: {command}\n{done.stdout}{done.stderr}"
         return done.stdout
+
+    def addresses(self) -> list[str]:
+        """Where another host could try to reach it: the private address, and IPv6."""
+        ipv6 = self.check("ip -6 -o addr show scope global | awk '{print $4}' | cut -d/ -f1").split()
+        return list(dict.fromkeys([self.here.private_address, *ipv6]))
 
     @contextmanager
     def tunnel(self, port: int, address: str = "127.0.0.1") -> Iterator[int]:
@@ -210,6 +232,10 @@ class Outside:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def reaches(self, targets: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Those (address, port) that take a connection from there."""
+        return [tuple(target) for target in json.loads(self.run(KNOCK, json.dumps(targets)))]
 
 
 @pytest.fixture(scope="session")

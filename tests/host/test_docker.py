@@ -16,18 +16,6 @@ MAKE_IMAGE = f"""set -e; d=$(mktemp -d); trap 'rm -rf "$d"' EXIT; cd "$d"
 apt-get -qq -o APT::Sandbox::User=root download busybox-static
 dpkg-deb -x *.deb root; tar -C root -c bin | docker import - {IMAGE}:latest"""
 
-KNOCK = """
-import json, socket, sys
-reached = []
-for address, port in json.loads(sys.argv[1]):
-    try:
-        socket.create_connection((address, port), 2).close()
-        reached.append([address, port])
-    except OSError:
-        pass
-print(json.dumps(reached))
-"""
-
 # A neighbour can send packets for a container's own address to the host.
 ROUTED = """
 import socket, subprocess, sys
@@ -63,14 +51,9 @@ def _inspect(docker) -> dict:
     return json.loads(docker.check(f"docker inspect {NAME}"))[0]
 
 
-def _targets(docker) -> list[tuple[str, int]]:
-    """Each address of the host that the published port could be reached at."""
-    global_ipv6 = docker.check("ip -6 -o addr show scope global | awk '{print $4}' | cut -d/ -f1").split()
-    return [(address, PORT) for address in (docker.here.private_address, *global_ipv6)]
-
-
-def _reached(outside, docker) -> list:
-    return json.loads(outside.run(KNOCK, json.dumps(_targets(docker))))
+def _reached(outside, docker) -> list[tuple[str, int]]:
+    """Where the published port is reached from outside."""
+    return outside.reaches([(address, PORT) for address in docker.addresses()])
 
 
 def _flow_opens(docker) -> bool:
@@ -133,6 +116,7 @@ def test_a_published_port_is_closed_to_others(docker, container, outside):
     assert _reached(outside, docker) == []
 
 
+@pytest.mark.slow
 def test_it_is_closed_after_the_firewall_and_the_daemon_came_anew(docker, container, outside):
     if _flow_opens(docker):
         pytest.skip(f"a flow opens port {PORT}")
@@ -143,6 +127,7 @@ def test_it_is_closed_after_the_firewall_and_the_daemon_came_anew(docker, contai
     assert _reached(outside, docker) == []
 
 
+@pytest.mark.slow
 def test_a_containers_own_address_is_closed_to_neighbours(docker, container, outside):
     address = container["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
     assert outside.run(ROUTED, address, docker.here.private_address).strip() == "closed"

@@ -1,0 +1,50 @@
+"""The inventories that we ship say nothing that is refused, and the settings page is up to date."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pyinfra.api import State
+from pyinfra.context import ctx_state
+from pyinfra_cli.inventory import make_inventory
+
+from groundwork import reference
+from groundwork.preflight import render_errors, setting_errors
+from groundwork.roles import all_roles
+from groundwork.topology import Topology
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("name", ["lab", "prod"])
+def test_a_shipped_inventory_is_accepted(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with ctx_state.use(State()):
+        items = list(make_inventory(f"inventories/{name}.py"))
+    topology = Topology({item.name: (list(item.groups), item.data.dict()) for item in items}, all_roles())
+    assert list(setting_errors(topology)) == []
+    for here in topology.hosts.values():
+        for role in here.roles:
+            assert list(render_errors(here, here.settings(all_roles()[role]))) == []
+
+
+def test_the_settings_page_is_what_the_settings_say():
+    assert (ROOT / "docs" / "settings.md").read_text() == reference.text(), "run `make docs`"
+
+
+def test_every_setting_has_a_description():
+    for line in reference.text().splitlines():
+        if line.startswith("| `"):
+            assert not line.endswith("|  |"), line
+
+
+def test_nothing_in_the_tree_is_named_as_a_host_of_a_registry():
+    """Clients know their registries; a lab host copies its controller's sources."""
+    names = ["deb.debian" + ".org", "pypi" + ".org", "registry.npmjs" + ".org", "files.pythonhosted" + ".org"]
+    for directory, folders, files in os.walk(ROOT):
+        folders[:] = [f for f in folders if f not in (".git", ".venv", "node_modules", "__pycache__")]
+        for file in files:
+            text = (Path(directory) / file).read_bytes().decode(errors="replace")
+            assert not [name for name in names if name in text], f"{directory}/{file}"
