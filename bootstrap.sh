@@ -19,6 +19,8 @@ if [ -n "$missing" ]; then
   DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends $missing >/dev/null
 fi
 
+# Behind a proxy that looks into TLS, only the machine's own store knows its authority. (uv's two names.)
+export UV_SYSTEM_CERTS=1 UV_NATIVE_TLS=1
 echo "==> environment in $venv, from requirements.txt"
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 "$venv/bin/python" -m pip install -q --disable-pip-version-check "$uv"
