@@ -67,12 +67,32 @@ def end(group: Path) -> None:
         if time.monotonic() > deadline:
             raise LabError(f"{group.name}: processes did not end within 20 s; they are in {group}/cgroup.procs.")
         time.sleep(0.02)
-    for directory, _, _ in os.walk(group, topdown=False):
+    for directory in (group, _twin(group)):
+        _remove_tree(directory)
+
+
+def _twin(group: Path) -> Path | None:
+    """Where version 1 is mounted too, nspawn makes a group of the same name in systemd's hierarchy."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, where, kind, options, *_ = line.split()
+        if kind == "cgroup" and "name=systemd" in options.split(","):
+            return Path(where) / group.relative_to(root())
+    return None
+
+
+def _remove_tree(top: Path | None) -> None:
+    for directory, _, _ in os.walk(top, topdown=False) if top else ():
         os.rmdir(directory)
 
 
 def remove() -> None:
     """Remove the lab's own groups, if nothing is in them any more."""
     for group in (ours(), ours().parent):
-        if group.exists() and not any(entry.is_dir() for entry in group.iterdir()):
-            group.rmdir()
+        if not _has_groups(group):
+            for directory in (group, _twin(group)):
+                # A twin may hold what an earlier lab left, which has no group of ours any more.
+                _remove_tree(directory)
+
+
+def _has_groups(group: Path) -> bool:
+    return group.exists() and any(entry.is_dir() for entry in group.iterdir())

@@ -11,7 +11,7 @@ from groundwork.rows import Directory, File, Row
 from groundwork.secrets import Secret
 from groundwork.settings import Address, Part, Port, RoleSettings
 from groundwork.topology import Flow, Here
-from operations import apt, files, mongodb as database, service, wait
+from operations import apt, files, mongodb as database, service, sysctl, wait
 from operations.repository import repository
 
 VENDOR = "https://repo.mongodb.org/apt"
@@ -31,6 +31,13 @@ FINGERPRINTS = {
 """Of the vendor's release signing keys."""
 
 PACKAGES = ("mongodb-org", "mongodb-org-database", "mongodb-org-server", "mongodb-mongosh")
+SYSCTLS = {
+    "vm.swappiness": 1,
+    # Two memory maps a connection, 64000 connections.
+    "vm.max_map_count": 128000,
+}
+"""MongoDB manual, "Production Notes for Self-Managed Deployments"."""
+
 CACHE_SHARE = 0.6
 """Of the role's memory for WiredTiger's cache: the rest is connections, sorts, and the allocator's slack
 (the manual's own default is half of what is above 1 GiB)."""
@@ -92,8 +99,8 @@ class Settings(RoleSettings):
     port: Port = 27017
     """TCP port."""
     bind_addresses: list[Address] | None = None
-    """Addresses to listen on besides loopback; by default the private address if another host has a
-    flow to MongoDB. 0.0.0.0 is refused where a flow lets everybody in."""
+    """Addresses to listen on besides loopback; by default the private address. 0.0.0.0 is refused where
+    a flow lets everybody in."""
     series: str | None = Field(default=None, pattern=r"^[0-9]+\.[0-9]+$")
     """Release series such as "7.0"; by default what the vendor publishes for the distribution."""
     version: str | None = Field(default=None, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
@@ -120,12 +127,8 @@ class Settings(RoleSettings):
 
     def listens_on(self, here: Here) -> list[str]:
         """Addresses for `net.bindIp`."""
-        if self.bind_addresses is not None:
-            return list(dict.fromkeys(["127.0.0.1", *self.bind_addresses]))
-        return ["127.0.0.1", here.private_address] if self._reached_by_others(here) else ["127.0.0.1"]
-
-    def _reached_by_others(self, here: Here) -> bool:
-        return any(opening.port == self.port for opening in here.openings())
+        wanted = self.bind_addresses if self.bind_addresses is not None else [here.private_address]
+        return list(dict.fromkeys(["127.0.0.1", *wanted]))
 
     def cache_size(self, here: Here) -> float:
         """GB for `wiredTiger.engineConfig.cacheSizeGB`, whose least is 0.25."""
@@ -193,7 +196,6 @@ class Settings(RoleSettings):
                 "/etc/systemd/system/groundwork-huge-pages.service",
                 template="mongodb/groundwork-huge-pages.service.j2",
             ),
-            File("/etc/sysctl.d/60-groundwork-mongodb.conf", template="mongodb/sysctl.conf.j2"),
             File("/etc/logrotate.d/groundwork-mongodb", template="mongodb/logrotate.j2"),
         ]
 
@@ -221,6 +223,7 @@ def mongodb(settings: Settings, here: Here) -> None:
         held=True,
     )
     configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
+    sysctl.settings(name="Kernel", role="mongodb", values=SYSCTLS)
     database.administrator(name="Administrator", data_directory=settings.data_directory)
     kernel = service.Service(
         "groundwork-huge-pages.service", running=not (here.machine and here.machine.container)

@@ -41,7 +41,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 def answers(target):
     try:
-        socket.create_connection(target, 2).close()
+        socket.create_connection(target, 1).close()
         return True
     except OSError:
         return False

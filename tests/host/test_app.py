@@ -101,6 +101,7 @@ def test_the_environment_is_composed_from_the_topology(app):
     assert expected <= names
 
 
+@pytest.mark.slow
 def test_it_comes_back_when_it_dies(app, nginx):
     if not app.is_lab:
         pytest.skip("kills the application: only on lab hosts")

@@ -7,21 +7,27 @@ import pytest
 from pymongo.errors import OperationFailure
 
 
-@pytest.fixture
-def client(mongodb):
-    """A client of that host's MongoDB with the credentials asked for."""
+@pytest.fixture(scope="module")
+def port(mongodb):
+    """That host's MongoDB, through a tunnel."""
     with mongodb.tunnel(mongodb.settings("mongodb").port) as port:
-        clients = []
+        yield port
 
-        def make(**login) -> pymongo.MongoClient:
-            clients.append(
-                pymongo.MongoClient("127.0.0.1", port, directConnection=True, serverSelectionTimeoutMS=5000, **login)
-            )
-            return clients[-1]
 
-        yield make
-        for made in clients:
-            made.close()
+@pytest.fixture
+def client(port):
+    """A client of that host's MongoDB with the credentials asked for."""
+    clients = []
+
+    def make(**login) -> pymongo.MongoClient:
+        clients.append(
+            pymongo.MongoClient("127.0.0.1", port, directConnection=True, serverSelectionTimeoutMS=5000, **login)
+        )
+        return clients[-1]
+
+    yield make
+    for made in clients:
+        made.close()
 
 
 def _login(mongodb, user) -> dict:

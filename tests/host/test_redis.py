@@ -7,7 +7,7 @@ import redis as client
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def connect(redis):
     """A client of that host's Redis with the login asked for."""
     with redis.tunnel(redis.settings("redis").port) as port:

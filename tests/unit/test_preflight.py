@@ -78,13 +78,13 @@ def test_no_wait_is_refused(tmp_path):
 
 
 def test_a_misspelled_template_variable(tmp_path, request):
-    template = ROOT / "templates" / "mongodb" / "sysctl.conf.j2"
+    template = ROOT / "templates" / "mongodb" / "mongosh.conf.j2"
     before = template.read_text()
     request.addfinalizer(lambda: template.write_text(before))
     template.write_text(before + "{{ settings.prot }}\n")
     done = run(inventory(tmp_path, ["mongodb"]), "deploy.py", "-y")
     assert done.returncode != 0
-    assert "templates/mongodb/sysctl.conf.j2" in done.stderr and "prot" in done.stderr
+    assert "templates/mongodb/mongosh.conf.j2" in done.stderr and "prot" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -1,0 +1,86 @@
+"""The role mongodb: its configuration read back by a YAML parser, its table, its memory."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from groundwork.rows import File
+from groundwork.templates import render
+from groundwork.topology import SettingsError
+from tasks.mongodb import Settings
+
+
+def configuration(here) -> dict:
+    settings = here.settings(Settings)
+    row = next(row for row in settings.files(here) if row.path == "/etc/mongod.conf")
+    assert isinstance(row, File)
+    return yaml.safe_load(render(row, settings, here, secret=str))
+
+
+def test_it_asks_for_a_login_and_has_no_way_around(make_here):
+    found = configuration(make_here(["mongodb"]))
+    assert found["security"]["authorization"] == "enabled"
+    assert found["setParameter"]["enableLocalhostAuthBypass"] is False
+
+
+def test_it_listens_on_loopback_and_the_private_address(make_here):
+    assert configuration(make_here(["mongodb"]))["net"]["bindIp"] == "127.0.0.1,10.0.0.1"
+    own = make_here(["mongodb"], mongodb_bind_addresses=["10.9.9.9"], mongodb_port=27018)
+    assert configuration(own)["net"] | {"port": 27018} == configuration(own)["net"]
+    assert configuration(own)["net"]["bindIp"] == "127.0.0.1,10.9.9.9"
+
+
+def test_an_ipv6_address_switches_ipv6_on(make_here):
+    assert configuration(make_here(["mongodb"]))["net"]["ipv6"] is False
+    assert configuration(make_here(["mongodb"], private_address="fd00::5"))["net"]["ipv6"] is True
+
+
+@pytest.mark.parametrize("memory, least, most", [(1024, 0.25, 0.6), (16384, 7, 8)])
+def test_the_cache_is_a_part_of_the_share(make_here, memory, least, most):
+    size = configuration(make_here(["mongodb"], hardware_memory=memory))["storage"]["wiredTiger"]["engineConfig"]
+    assert least <= size["cacheSizeGB"] <= most
+
+
+@pytest.mark.parametrize(
+    "codename, series, pages, component",
+    [("jammy", "7.0", "never", "multiverse"), ("noble", "8.0", "always", "multiverse"), ("bookworm", "7.0", "never", "main")],
+)
+def test_each_system_gets_what_the_vendor_publishes(make_here, codename, series, pages, component):
+    here = make_here(["mongodb"], codename)
+    settings = here.settings(Settings)
+    assert settings.series_for(here) == series
+    assert settings.huge_pages(here) == pages
+    source = settings.repository_for(here)
+    assert source["suites"] == [f"{codename}/mongodb-org/{series}"]
+    assert source["components"] == [component]
+    assert source["key"].endswith(f"server-{series}.asc") and len(source["fingerprint"]) == 40
+    assert list(settings.errors(here)) == []
+
+
+def test_what_is_not_published_is_refused_with_the_list(make_here):
+    here = make_here(["mongodb"], "trixie", mongodb_series="7.0")
+    [error] = here.settings(Settings).errors(here)
+    assert "publishes no 7.0 for debian trixie" in error and "ubuntu noble: 8.0" in error
+
+
+def test_a_mirror_of_ones_own_is_not_held_against_the_table(make_here):
+    data = {"mongodb_series": "6.0", "mongodb_repository": "http://mirror/apt", "mongodb_repository_key": "/k"}
+    here = make_here(["mongodb"], "trixie", **data)
+    assert list(here.settings(Settings).errors(here)) == []
+    assert here.settings(Settings).repository_for(here)["key"] == "/k"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"mongodb_users": [{"name": "a b", "database": "d"}]},
+        {"mongodb_users": [{"name": "a", "database": "d/e"}]},
+        {"mongodb_collections": [{"database": "d", "name": "c", "indexes": [{"keys": {"x": 2}}]}]},
+        {"mongodb_series": "seven"},
+        {"mongodb_bind_addresses": ["everywhere"]},
+    ],
+)
+def test_values_that_are_refused(make_here, data):
+    with pytest.raises(SettingsError):
+        make_here(["mongodb"], **data).settings(Settings)
