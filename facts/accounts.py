@@ -40,7 +40,9 @@ class Accounts(FactBase):
             "getent passwd | sed 's/^/U|/'; getent group | sed 's/^/G|/'; "
             f"for user in {names}; do home=$(getent passwd \"$user\" | cut -d: -f6); "
             'file="$home/.ssh/authorized_keys"; '
-            '[ -n "$home" ] && [ -f "$file" ] && { echo "F|$user"; sed "s/^/K|$user|/" "$file"; }; done; true'
+            '[ -n "$home" ] && [ -f "$file" ] && { echo "F|$user"; sed "s/^/K|$user|/" "$file"; }; '
+            # sshd reads this one too; it has no place beside a file that says who gets in.
+            '[ -n "$home" ] && [ -e "${file}2" ] && echo "F|$user" && echo "K|$user|authorized_keys2"; done; true'
         )
 
     def process(self, output):
@@ -56,7 +58,7 @@ class Accounts(FactBase):
                 gids[gid] = name
                 members += [(user, name) for user in users.split(",") if user]
             elif tag == "F":
-                found.users[rest].keys = []
+                found.users[rest].keys = found.users[rest].keys or []
             elif tag == "K":
                 user, key = rest.split("|", 1)
                 found.users[user].keys.append(key)

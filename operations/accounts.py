@@ -108,6 +108,6 @@ def _keys(user: User, now: Account | None):
     yield StringCommand(
         f"set -e; umask 077; group=$(id -gn {name}); install -d -o {name} -g $group -m 700 {ssh}; "
         f"t=$(mktemp {ssh}/.keys.XXXXXX); trap 'rm -f \"$t\"' EXIT; cat >\"$t\"; "
-        f'chown {name}:$group "$t"; chmod 600 "$t"; mv -fT "$t" {ssh}/authorized_keys',
+        f'chown {name}:$group "$t"; chmod 600 "$t"; mv -fT "$t" {ssh}/authorized_keys; rm -f {ssh}/authorized_keys2',
         _stdin="\n".join(wanted) + "\n" if wanted else "",
     )

@@ -115,7 +115,8 @@ def _build(target: str, lock: str, interpreter: str, build: bool) -> StringComma
         f"rm -rf -- {target}; {UV} venv --quiet --python {interpreter} {target}; cat >{target}/requirements.txt; "
         f"{UV} pip install --quiet --compile-bytecode{hashes}{wheels} "
         f"--python {target}/bin/python -r {target}/requirements.txt; "
-        f'sync -f {target}; echo "$version" >{target}/{STAMP}.new; mv {target}/{STAMP}.new {target}/{STAMP}',
+        # uv's own lock file is for everybody to write.
+        f'chmod -f go-w {target}/.lock || true; sync -f {target}; echo "$version" >{target}/{STAMP}.new; mv {target}/{STAMP}.new {target}/{STAMP}',
         _stdin=f"{_index()}\n{lock}",
     )
 

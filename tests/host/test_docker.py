@@ -36,8 +36,8 @@ def container(docker):
     """A container that serves the web on a port that is published to everybody."""
     if not docker.is_lab:
         pytest.skip("makes an image and a container: only on lab hosts")
-    docker.check(MAKE_IMAGE)
     try:
+        docker.check(MAKE_IMAGE)
         docker.check(
             f"docker run --detach --name {NAME} --publish 0.0.0.0:{PORT}:8080 --publish {PORT + 1}:8080 "
             f"{IMAGE} /bin/busybox httpd -f -p 8080"

@@ -197,7 +197,10 @@ def test_text_is_compressed(nginx, site):
     if not nginx.settings("nginx").frontend:
         pytest.skip("nginx_frontend is not set")
     find = f"cd {FRONTEND}/current && find . -size +1k -type f"
-    for path in re.findall(r"\S+\.(?:html|js|css)$", nginx.check(find), re.MULTILINE):
+    paths = re.findall(r"\S+\.(?:html|js|css)$", nginx.check(find), re.MULTILINE)
+    if not paths:
+        pytest.skip("the front end has no text of more than 1 KiB")
+    for path in paths:
         answer = site.ask(path.removeprefix("."), headers={"Accept-Encoding": "gzip"})
         assert answer.headers.get("Content-Encoding") == "gzip", path
         assert "Accept-Encoding" in answer.headers["Vary"]
@@ -282,7 +285,7 @@ def test_metrics_are_not_public(nginx, site, outside):
     assert site.ask(path).status != 403, "the host itself may ask"
     if outside.address == "the controller" and settings.metrics_sources or _within(outside, settings.metrics_sources):
         pytest.skip("nginx_metrics_sources may let that machine in: name another with --outside")
-    disguised = [f"/{path}", f"/.{path}", f"/x/..{path}", path.replace("m", "%6d"), f"{path}?a=b", f"{path}/", f"{path}/x"]
+    disguised = [f"/{path}", f"/.{path}", f"/x/..{path}", f"/%{ord(path[1]):x}{path[2:]}", f"{path}?a=b", f"{path}/x"]
     assert set(_ask(outside, nginx, site, 1, path, *disguised)) == {403}
 
 

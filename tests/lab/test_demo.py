@@ -11,7 +11,7 @@ import time
 import pytest
 import requests
 import urllib3
-from conftest import ROOT, Lab
+from tests.lab.conftest import ROOT, Lab
 
 urllib3.disable_warnings()
 URL = "https://10.87.0.11"

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from tests.lab.conftest import ROOT
 
 NETWORK = "10.88.7.0/24"
 INVENTORY = """

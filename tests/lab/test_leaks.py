@@ -13,7 +13,7 @@ import time
 from urllib.parse import quote
 
 import pytest
-from conftest import ROOT, Lab
+from tests.lab.conftest import ROOT, Lab
 
 # Awkward on purpose: what needs quoting in a shell, a URI, YAML, JSON and an environment file.
 PLANTED = {

@@ -12,7 +12,7 @@ from groundwork.secrets import Secret
 from groundwork.templates import render
 from groundwork.topology import SettingsError, external
 from tasks.app import Settings
-from conftest import SYSTEMS, make_topology
+from tests.unit.conftest import SYSTEMS, make_topology
 
 AWKWARD = 'p@s/s:w"o\\r$d%é`'
 MONGODB = {"mongodb_users": [{"name": "grid_user", "database": "urban_grid_ai"}]}

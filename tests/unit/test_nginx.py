@@ -11,7 +11,7 @@ from groundwork.secrets import Secret
 from groundwork.templates import render
 from groundwork.topology import SettingsError
 from tasks.nginx import Settings
-from conftest import SYSTEMS, machine, make_topology
+from tests.unit.conftest import SYSTEMS, machine, make_topology
 
 _TOKEN = re.compile(r"""\s*(?:#[^\n]*|("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[{};]|(?:[^\s;{}"'\\]|\\.)+(?:\([^)]*\)\S*(?<!;))?))""")
 

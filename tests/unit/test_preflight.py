@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pyinfra_fake import ROOT, group_data, inventory, run
+from tests.unit.pyinfra_fake import ROOT, group_data, inventory, run
 
 CASES = {
     "unknown key": ("mongodb_prot = 27018", "all.py:2: mongodb_prot: unknown key; did you mean mongodb_port?"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pyinfra_fake import ALL_ROLES, SYSTEMS, group_data, inventory, run
+from tests.unit.pyinfra_fake import ALL_ROLES, SYSTEMS, group_data, inventory, run
 
 from groundwork.roles import ORDER
 

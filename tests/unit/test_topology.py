@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import make_topology
+from tests.unit.conftest import make_topology
 
 from groundwork.preflight import setting_errors
 from groundwork.topology import external
