@@ -14,10 +14,10 @@ INVENTORY = "inventories/lab.py"
 ADDRESS = "10.87.0.11"
 
 GOODBYE = f"""
-What is running, on the lab host demo ({ADDRESS}), closed to everybody but this machine and its network:
+What is running, on the lab host demo ({ADDRESS}), which only this machine and its lab reach:
 
   https://{ADDRESS}/            the front end (its certificate is self-signed: curl -k)
-  MongoDB, Redis, ChromaDB       on the host's loopback only
+  MongoDB, Redis, ChromaDB       for the application; the firewall lets nobody else in
   Docker                         with no container yet
 
 Try it:
