@@ -15,6 +15,7 @@ class Account:
 
     home: str
     shell: str
+    uid: int = 0
     group: str = ""
     groups: set[str] = field(default_factory=set)
     keys: list[str] | None = None
@@ -50,8 +51,8 @@ class Accounts(FactBase):
         for line in output:
             tag, rest = line.split("|", 1)
             if tag == "U":
-                name, _, _, gid, _, home, shell = rest.split(":")
-                found.users[name] = Account(home, shell, gid)
+                name, _, uid, gid, _, home, shell = rest.split(":")
+                found.users[name] = Account(home, shell, int(uid), gid)
             elif tag == "G":
                 name, _, gid, users = rest.split(":")
                 found.groups.add(name)

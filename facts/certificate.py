@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 from dataclasses import dataclass, field
 from typing import Iterable
@@ -44,7 +45,15 @@ class Certificate(FactBase):
             elif line.startswith("subject="):
                 found.subject = line[8:].strip()
             elif line.startswith(("DNS:", "IP Address:")):
-                found.names = {item.split(":", 1)[1].strip().lower() for item in line.split(",")}
+                found.names = {_plain(item.split(":", 1)[1].strip()) for item in line.split(",")}
             elif line == "Certificate will not expire":
                 found.lasts = True
         return found if found.subject else None
+
+
+def _plain(name: str) -> str:
+    """A name in the form in which it is declared: openssl writes FD00:0:0:0:0:0:0:5 for fd00::5."""
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name.lower()

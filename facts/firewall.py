@@ -20,3 +20,13 @@ class Firewall(FactBase):
 
     def process(self, output):
         return "same" in list(output)
+
+
+class Client(FactBase):
+    """Address that the host sees us at, or None where we came by no ssh."""
+
+    def command(self) -> str:
+        return 'echo "${SSH_CONNECTION%% *}"'
+
+    def process(self, output):
+        return (output[0].strip() or None) if output else None

@@ -17,6 +17,7 @@ class Machine(FactBase):
             'echo "architecture=$(dpkg --print-architecture)"; echo "cores=$(nproc)"; '
             "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/memory=\\1/p' /proc/meminfo; "
             'echo "container=$(systemd-detect-virt --container)"; '
+            "[ -d /var/lib/groundwork ] && echo known=yes; "
             "df --output=avail -k / | sed -n '2s/^ */disk_free=/p'"
         )
 
@@ -30,4 +31,5 @@ class Machine(FactBase):
             cores=int(found["cores"]),
             container=found["container"] not in ("none", ""),
             disk_free=int(found["disk_free"]) // 1024,
+            known="known" in found,
         )

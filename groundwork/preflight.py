@@ -19,18 +19,20 @@ from pyinfra.connectors.ssh import ConnectorData
 from pyinfra.context import ctx_host
 
 from facts.machine import Machine
-from groundwork import context
+from groundwork import command_line, context
 from groundwork.rows import File
 from groundwork.settings import HostSettings, RoleSettings, key, keys
-from groundwork.templates import render
+from groundwork.templates import ROOT, render
 from groundwork.topology import INTERNET, Here, SettingsError, Topology
 
 SUPPORTED = {
     "ubuntu": ("jammy", "noble"),
     "debian": ("bookworm", "trixie"),
 }
-DISK_MINIMUM = 2048
-"""MiB free on /: the packages and environments of all roles took 1.6 GiB on a bookworm lab host."""
+DISK_FIRST = 3072
+"""MiB free on / for the first run: all roles together took 1.9 GiB on a bookworm lab host."""
+DISK_LATER = 256
+"""MiB free on / for every later run: room for an update, not for the stack again."""
 
 _once = Semaphore()
 _outcome: dict[str, list[str]] = {}
@@ -62,8 +64,10 @@ def _text(errors: list[str]) -> str:
 
 def _errors() -> Iterable[str]:
     """Errors, in rounds: what a round finds would only make noise in the next."""
+    if not command_line.checked:
+        return [f"config.py was not read: run pyinfra in {ROOT}"]
     topology = context.topology()
-    errors = list(setting_errors(topology))
+    errors = list(setting_errors(topology, context.inventory_file()))
     if not errors:
         errors = [f"secret: {message}" for message in _missing_secrets(topology)]
     if not errors:
@@ -76,8 +80,12 @@ def _errors() -> Iterable[str]:
 # Settings
 
 
-def setting_errors(topology: Topology) -> Iterable[str]:
-    """What is wrong with the inventory's settings, with no host asked."""
+def setting_errors(topology: Topology, source: Path = Path("inventory")) -> Iterable[str]:
+    """What is wrong with the inventory's settings, with no host asked.
+
+    Args:
+        source: the inventory's file; pyinfra makes a group of its name.
+    """
     known = _known_keys(topology)
     for here in topology.hosts.values():
         groups = [group for group in here.groups if group in topology.roles]
@@ -86,11 +94,30 @@ def setting_errors(topology: Topology) -> Iterable[str]:
         for name in here.data:
             if name not in known and not name.startswith("_"):
                 yield f"{_where(here, name)}: unknown key{_nearest(name, known)}"
+    yield from _group_errors(topology, source)
     refused = [error for here in topology.hosts.values() for error in _refused(here)]
     yield from refused
     if not refused:
+        yield from _address_errors(topology)
         for here in topology.hosts.values():
             yield from _combination_errors(here)
+
+
+def _group_errors(topology: Topology, source: Path) -> Iterable[str]:
+    """A group that is nearly a role's: its hosts would quietly go without the role."""
+    groups = {group for here in topology.hosts.values() for group in here.groups}
+    for group in sorted(groups - set(topology.roles) - {source.stem, "all"}):
+        for close in difflib.get_close_matches(group, topology.roles, n=1, cutoff=0.75):
+            yield f"{source}: group {group}: is no role; did you mean {close}?"
+
+
+def _address_errors(topology: Topology) -> Iterable[str]:
+    owners: dict[str, list[str]] = {}
+    for here in topology.hosts.values():
+        owners.setdefault(here.private_address, []).append(here.name)
+    for address, names in owners.items():
+        if len(names) > 1:
+            yield f"private_address: {' and '.join(names)} have the same, {address}"
 
 
 def _known_keys(topology: Topology) -> set[str]:
@@ -131,24 +158,29 @@ def _combination_errors(here: Here) -> Iterable[str]:
         settings = here.settings(here.topology.roles[role])
         yield from (f"{here.name}: {error}" for error in settings.errors(here))
         yield from _memory_errors(here, settings)
+    yield from _port_errors(here)
+
+
+def _port_errors(here: Here) -> Iterable[str]:
+    """A port that two roles of one host want: the ports that a role takes are those of its own flows."""
+    takers: dict[int, dict[str, None]] = {}
+    for role in here.roles:
+        for flow in here.settings(here.topology.roles[role]).flows():
+            if flow.role == role:
+                takers.setdefault(flow.port, {})[role] = None
+    for port, roles in takers.items():
+        if len(roles) > 1:
+            yield f"{here.name}: port {port} is wanted by {' and '.join(roles)}: give one of them another"
 
 
 def _flow_errors(here: Here) -> Iterable[str]:
     for item in here.settings(HostSettings).flows:
-        if set(item) != {"source", "role", "port"}:
-            yield f'flows: {item!r} must have just the keys "source", "role" and "port"'
-        elif item["role"] not in here.topology.roles:
-            yield f"flows: role {item['role']!r} is none of {', '.join(here.topology.roles)}"
-        elif not isinstance(item["port"], int) or not 1 <= item["port"] <= 65535:
-            yield f"flows: port {item['port']!r} is not a number from 1 to 65535"
-        else:
-            try:
-                here.topology.networks_of(item["source"])
-            except KeyError:
-                yield (
-                    f"flows: source {item['source']!r} is no role, no external, no network, "
-                    f'and not "{INTERNET}"'
-                )
+        if item.role not in here.topology.roles:
+            yield f"flows: role {item.role!r} is none of {', '.join(here.topology.roles)}"
+        try:
+            here.topology.networks_of(item.source)
+        except KeyError:
+            yield f'flows: source {item.source!r} is no role, no external, no network, and not "{INTERNET}"'
 
 
 def _source_errors(here: Here) -> Iterable[str]:
@@ -242,8 +274,9 @@ def _machine_errors(topology: Topology) -> Iterable[str]:
         if machine.codename not in SUPPORTED.get(machine.distribution, ()):
             supported = ", ".join(f"{name} {series}" for name in SUPPORTED for series in SUPPORTED[name])
             yield f"{here.name}: {machine.distribution} {machine.codename} is not supported: {supported}"
-        if machine.disk_free < DISK_MINIMUM:
-            yield f"{here.name}: {machine.disk_free} MiB free on /, {DISK_MINIMUM} are needed"
+        needed = DISK_LATER if machine.known else DISK_FIRST
+        if machine.disk_free < needed:
+            yield f"{here.name}: {machine.disk_free} MiB free on /, {needed} are needed"
         yield from _combination_errors(here)
 
 

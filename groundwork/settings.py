@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Iterable
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -116,6 +117,28 @@ class RoleSettings(KeyedSettings):
         return []
 
 
+@dataclass(frozen=True)
+class External:
+    """A service or a set of clients that Groundwork does not provision."""
+
+    name: str
+    host: str | None = None
+    port: int | None = None
+    tls: bool = False
+    networks: tuple[str, ...] = ()
+
+
+class FlowSetting(Part):
+    """A flow besides those that the roles bring."""
+
+    source: str
+    """Who may connect: a role, an external's name, a network such as 192.0.2.0/24, or "internet"."""
+    role: str
+    """To which role's hosts."""
+    port: Port
+    """TCP port."""
+
+
 class HostSettings(KeyedSettings):
     """Settings that belong to the host or to the whole inventory, and to no single role."""
 
@@ -129,9 +152,9 @@ class HostSettings(KeyedSettings):
     """MiB of memory to plan with, instead of what the host reports."""
     hardware_cores: int | None = Field(default=None, ge=1)
     """Cores to plan with, instead of what the host reports."""
-    flows: list[dict[str, Any]] = []
-    """More flows: {"source": role, network or "internet", "role": role, "port": port}."""
-    externals: list[Any] = []
+    flows: list[FlowSetting] = []
+    """More flows: [{"source": "192.0.2.0/24", "role": "mongodb", "port": 27017}]."""
+    externals: list[External] = []
     """Services that Groundwork does not provision: external("postgresql", host=…, port=5432)."""
     python_index: str | Secret | None = None
     """Index that Python packages come from, such as a company's mirror; a Secret where its URL holds a

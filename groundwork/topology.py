@@ -13,7 +13,7 @@ from typing import Any, Mapping, TypeVar
 
 from pydantic import ValidationError
 
-from groundwork.settings import HostSettings, KeyedSettings, RoleSettings, key
+from groundwork.settings import External, HostSettings, KeyedSettings, RoleSettings, key
 
 S = TypeVar("S", bound=KeyedSettings)
 
@@ -32,17 +32,6 @@ class Flow:
     source: str
     role: str
     port: int
-
-
-@dataclass(frozen=True)
-class External:
-    """A service or a set of clients that Groundwork does not provision."""
-
-    name: str
-    host: str | None = None
-    port: int | None = None
-    tls: bool = False
-    networks: tuple[str, ...] = ()
 
 
 def external(
@@ -79,6 +68,8 @@ class Machine:
     """Shares its kernel: what is global to the kernel is written for boot and not applied."""
     disk_free: int = 1 << 20
     """MiB free on /."""
+    known: bool = False
+    """Groundwork has been here before."""
 
 
 class SettingsError(Exception):
@@ -113,7 +104,7 @@ class Topology:
         """The external of that name, whichever host declares it."""
         for host in self.hosts.values():
             for item in host.settings(HostSettings).externals:
-                if isinstance(item, External) and item.name == name:
+                if item.name == name:
                     return item
         return None
 
@@ -124,7 +115,7 @@ class Topology:
             for role in host.roles:
                 found.update(dict.fromkeys(host.settings(self.roles[role]).flows()))
             for item in host.settings(HostSettings).flows:
-                found[Flow(**item)] = None
+                found[Flow(item.source, item.role, item.port)] = None
         return list(found)
 
     def networks_of(self, source: str) -> list[str] | None:
@@ -252,7 +243,7 @@ class Here:
             for role in host.roles:
                 brought = host.settings(self.topology.roles[role]).flows()
                 found.update((flow, None) for flow in brought if host is self or flow.role != role)
-            found.update((Flow(**item), None) for item in host.settings(HostSettings).flows)
+            found.update((Flow(item.source, item.role, item.port), None) for item in host.settings(HostSettings).flows)
         return list(found)
 
     def _others(self, networks: list[str] | None) -> list[str] | None:
@@ -287,5 +278,15 @@ def _sentence(cls: type[KeyedSettings], error: Any) -> str:
     where, *deeper = error["loc"] or ("",)
     name = key(cls, str(where)) + "".join(f"[{part!r}]" for part in deeper)
     message = error["msg"].removeprefix("Value error, ")
-    value = "" if error["type"] == "missing" else f" = {error['input']!r}"
+    value = "" if error["type"] == "missing" or _may_be_secret(cls, where) else f" = {_short(error['input'])}"
     return f"{name}{value}: {message[0].lower() + message[1:]}"
+
+
+def _may_be_secret(cls: type[KeyedSettings], field: Any) -> bool:
+    """Whether a value was perhaps written where a Secret's name belongs."""
+    return field in cls.model_fields and "Secret" in str(cls.model_fields[field].annotation)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -65,10 +65,11 @@ def redis(here: Here, user: str, database: int, secret: Secrets) -> dict[str, st
 
 
 def chromadb(here: Here) -> dict[str, str]:
-    """CHROMA_SERVER_HOST and CHROMA_SERVER_PORT."""
+    """CHROMA_SERVER_HOST (in brackets where it is an IPv6 address: clients make a URL of it) and _PORT."""
     address = here.address("chromadb")
     if address is None:
         return {}
+    address = f"[{address}]" if ":" in address else address
     return {"CHROMA_SERVER_HOST": address, "CHROMA_SERVER_PORT": str(_port(here, "chromadb", 8000))}
 
 

@@ -13,6 +13,10 @@ from facts.accounts import Account, Accounts
 from operations.report import report
 
 
+PEOPLE = 1000
+"""User ids of people start here (UID_MIN in login.defs, on Debian and Ubuntu)."""
+
+
 @dataclass(frozen=True)
 class User:
     """A user, with a group of the same name."""
@@ -68,6 +72,12 @@ def members(group: str, users: Iterable[str]):
 
 
 def _removed(name: str, now: Account):
+    if now.uid < PEOPLE:
+        yield (
+            f"echo {shlex.quote(f'user {name} is a service (its id {now.uid} is below {PEOPLE}), and is not removed')} >&2; "
+            "exit 1"
+        )
+        return
     report(f"user {name}: removed with their keys; the home {now.home} stays")
     user, home, ssh = shlex.quote(name), shlex.quote(now.home), shlex.quote(f"{now.home}/.ssh")
     # Locked first, so that nobody comes in between; userdel refuses while a process is left. The home

@@ -41,8 +41,12 @@ _APT = (
     "-o Dpkg::Options::=--force-confold -o Dpkg::Use-Pty=0 -o Acquire::Retries=3"
 )
 
+# A host may have a policy-rc.d of its own: it is put aside, and back.
+TAKE_GUARD = f"[ ! -e {GUARD} ] || grep -q groundwork {GUARD} || mv -T {GUARD} {GUARD}.kept; "
+GIVE_GUARD = f"rm -f {GUARD}; [ ! -e {GUARD}.kept ] || mv -T {GUARD}.kept {GUARD}"
+
 _GUARDED = (
-    f"set -e; trap 'rm -f {GUARD}' EXIT; trap 'exit 143' TERM HUP INT; "
+    f"set -e; {TAKE_GUARD}trap '{GIVE_GUARD}' EXIT; trap 'exit 143' TERM HUP INT; "
     f"printf '#!/bin/sh\\n# groundwork: nothing starts while it is installed\\nexit 101\\n' >{GUARD}; "
     f"chmod 755 {GUARD}; "
 )
@@ -98,7 +102,7 @@ def _argument(name: str, version: str | None) -> str:
 def _repaired(now: AptState):
     if now.guard_left:
         report(f"removing {GUARD}, left by a run that was interrupted")
-        yield f"rm -f {GUARD}"
+        yield GIVE_GUARD
     if now.broken:
         report("finishing what an interrupted dpkg left")
         yield f"{WAIT_FOR_LOCKS} || exit 1; {_GUARDED}DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold"
@@ -107,4 +111,9 @@ def _repaired(now: AptState):
 def _updated(now: AptState):
     if now.sources_newer or now.lists_age is None or now.lists_age > LISTS_FRESH:
         report("updating the package lists")
-        yield f"{WAIT_FOR_LOCKS} && {_APT} update && mkdir -p /var/lib/groundwork && touch /var/lib/groundwork/apt-updated"
+        # Without Error-Mode, lists that could not be fetched count as a success, and as fresh for hours.
+        yield (
+            f"{WAIT_FOR_LOCKS} || exit 1; mkdir -p /var/lib/groundwork; "
+            f"if {_APT} -o APT::Update::Error-Mode=any update; then touch /var/lib/groundwork/apt-updated; "
+            "else echo 'not every package list could be fetched: going on with what there is' >&2; fi"
+        )

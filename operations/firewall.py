@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import ipaddress
+import shlex
 from typing import Iterable
 
 from pyinfra import host, state
 from pyinfra.api import operation
 from pyinfra.api.operation import OperationMeta
 
-from facts.firewall import RULES, Firewall
+from facts.firewall import RULES, Client, Firewall
 from operations.report import report
 
 UNIT = "groundwork-firewall.service"
+
+
+@operation()
+def way_in(networks: Iterable[str] | None):
+    """Refuse rules that would shut out the connection that this run came in by; is never a change.
+
+    Args:
+        networks: who may connect to sshd; None for everybody.
+    """
+    client = host.get_fact(Client, _sudo=False)
+    if networks is None or client is None or ipaddress.ip_address(client).is_loopback:
+        return
+    allowed = [ipaddress.ip_network(network) for network in networks]
+    if not any(ipaddress.ip_address(client) in network for network in allowed):
+        message = (
+            f"base_ssh_sources: this run comes from {client}, which is none of {', '.join(map(str, allowed))}: "
+            "the firewall would lock you out. Nothing of it was changed"
+        )
+        yield f"echo {shlex.quote(message)} >&2; exit 1"
 
 
 @operation()

@@ -87,8 +87,9 @@ def content(port: int, users: Iterable[Mapping[str, Any]], collections: Iterable
         report(f"MongoDB: {change}")
     if found["changes"]:
         yield StringCommand(
-            f"{{ {_MONGOSH}; }} | {{ read -r answer; case $answer in *'\"problem\"'*) "
-            'echo "$answer" >&2; exit 1;; esac; }',
+            # Whatever else it prints, or nothing at all, is a failure.
+            f"answer=$({_MONGOSH} | tail -n 1); case $answer in '{{\"changes\"'*) ;; "
+            '*) echo "mongosh: ${answer:-ended without an answer}" >&2; exit 1;; esac',
             _stdin=_script("content.js", {**wanted, "apply": True}),
         )
 

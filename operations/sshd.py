@@ -60,7 +60,7 @@ def _reload(service: Unit, socket: Unit, port: int):
         report(f"ssh.service: reload ({service.newest_path} is newer than what runs)")
         yield (
             f"systemctl reload ssh.service && mkdir -p {STAMPS} && touch {STAMPS}/ssh.service && "
-            f"for n in 1 2 3 4 5 6 7 8 9 10; do ss -Hltn 'sport = :{port}' | grep -q . && exit 0; sleep 0.3; done; "
+            f"for n in 1 2 3 4 5 6 7 8 9 10; do ss -Hltnp 'sport = :{port}' | grep -q '\"sshd\"' && exit 0; sleep 0.3; done; "
             f"echo 'sshd does not listen on port {port}' >&2; exit 1"
         )
     elif not (service.running or socket.running):

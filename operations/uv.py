@@ -110,8 +110,9 @@ def _build(target: str, lock: str, interpreter: str, build: bool) -> StringComma
     return StringCommand(
         f"set -e; umask 022; export {_ENVIRONMENT}; IFS= read -r index; "
         '[ -z "$index" ] || export UV_DEFAULT_INDEX="$index"; '
-        f"mkdir -p {CACHE} $(dirname {target}); exec 9>$(dirname {target})/.lock; flock 9; "
-        f'version=$({interpreter} -V | cut -d. -f1,2); [ "$(cat {target}/{STAMP} 2>/dev/null)" != "$version" ] || exit 0; '
+        f"mkdir -p $(dirname {CACHE}) $(dirname {target}); install -d -m 700 {CACHE}; exec 9>$(dirname {target})/.lock; flock 9; "
+        f"version=$({interpreter} -V | cut -d. -f1,2); "
+        f'[ -n "$version" ] || {{ echo "there is no "{interpreter}" on the host" >&2; exit 1; }}; [ "$(cat {target}/{STAMP} 2>/dev/null)" != "$version" ] || exit 0; '
         f"rm -rf -- {target}; {UV} venv --quiet --python {interpreter} {target}; cat >{target}/requirements.txt; "
         f"{UV} pip install --quiet --compile-bytecode{hashes}{wheels} "
         f"--python {target}/bin/python -r {target}/requirements.txt; "

@@ -25,7 +25,7 @@ def http(url: str, unit: str, seconds: int = 60, unix_socket: str | None = None,
 
 
 @operation()
-def port(port: int, unit: str, seconds: int = 60, address: str = "127.0.0.1"):
+def port(port: int, unit: str, seconds: int = 60, address: str = "127.0.0.1", log: str | None = None):
     """Wait until a TCP port of the host takes connections.
 
     Args:
@@ -33,12 +33,13 @@ def port(port: int, unit: str, seconds: int = 60, address: str = "127.0.0.1"):
         unit: the unit that listens; its last log lines are shown when it does not.
         seconds: how long to wait.
         address: where it listens.
+        log: the file that it says its errors in, for a daemon that has its own and leaves the journal.
     """
     ask = f"bash -c {shlex.quote(f'exec 3<>/dev/tcp/{address}/{port}')}"
-    yield from _until(ask, f"{address}:{port}", unit, seconds)
+    yield from _until(ask, f"{address}:{port}", unit, seconds, log)
 
 
-def _until(ask: str, what: str, unit: str, seconds: int):
+def _until(ask: str, what: str, unit: str, seconds: int, log: str | None = None):
     if not state.is_executing:
         return
     # A unit that systemd starts for the third time while we wait will not come.
@@ -54,5 +55,10 @@ def _until(ask: str, what: str, unit: str, seconds: int):
         said = shlex.quote("\n".join(output.output_lines[-3:]))
         yield (
             f"echo {shlex.quote(f'{unit} did not answer at {what} (waited up to {seconds} s); its last words:')} >&2; "
-            f"journalctl --no-pager -o cat -n 30 -u {unit} >&2; echo {said} >&2; exit 1"
+            f"journalctl --no-pager -o cat -n 30 --since -{seconds + 60}s -u {unit} >&2; {_tail(log)}echo {said} >&2; exit 1"
         )
+
+
+def _tail(log: str | None) -> str:
+    """Errors and fatal errors in the end of MongoDB's kind of log, which is JSON."""
+    return f"tail -n 200 {shlex.quote(log)} | grep -E '\"s\":\"[EF]\"' | tail -n 5 >&2; " if log else ""

@@ -60,8 +60,9 @@ class Settings(RoleSettings):
     """Interpreter on the host, a name or a path; by default the distribution's python3."""
     build: bool = False
     """Allow packages that come as source only; app_packages then names what building them takes."""
-    packages: list[str] = []
-    """Packages of the distribution that the application needs besides, such as libpq5 or ffmpeg."""
+    packages: list[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]] = []
+    """Packages of the distribution that the application needs besides, such as libpq5 or ffmpeg; names of
+    real packages, not of virtual ones."""
     keep_releases: int = Field(default=5, ge=2)
     """Releases kept on a host, the current one among them."""
 

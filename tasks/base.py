@@ -8,6 +8,7 @@ import ipaddress
 import re
 import struct
 import zoneinfo
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Iterable, Literal
 
@@ -179,6 +180,11 @@ class Settings(RoleSettings):
     def flows(self) -> list[Flow]:
         return [Flow(source, self.role, self.ssh_port) for source in self.ssh_sources]
 
+    def ssh_networks(self, here: Here) -> list[str] | None:
+        """Who may connect to sshd, as networks; None for everybody."""
+        found = [here.topology.networks_of(source) for source in self.ssh_sources]
+        return None if None in found else [network for networks in found for network in networks or []]
+
     def users(self) -> list[accounts.User]:
         """Accounts of the administrators."""
         return [
@@ -214,11 +220,19 @@ class Settings(RoleSettings):
 
     def openings(self, here: Here) -> dict[str, list[str]]:
         """Firewall rules: `host` for the host's own ports, `published` for containers' ports."""
+        openings = here.openings()
+        # While sshd moves, both doors are open: a run that is cut off in between locks nobody out.
+        connected = here.data.get("ssh_port") or 22
+        moving = [
+            replace(item, port=connected)
+            for item in openings
+            if item.port == self.ssh_port and connected not in [other.port for other in openings]
+        ]
         return {
-            "host": [rule for item in here.openings() for rule in rules(item, "tcp dport")],
+            "host": [rule for item in [*openings, *moving] for rule in rules(item, "tcp dport")],
             "published": [
                 rule
-                for item in here.openings()
+                for item in openings
                 if item.role == "docker"
                 for rule in rules(item, "meta l4proto tcp ct original proto-dst")
             ],
@@ -433,6 +447,7 @@ def base(settings: Settings, here: Here) -> None:
         hostname=settings.hostname_of(here),
         addresses=settings.addresses(here),
     )
+    firewall.way_in(name="Way in", networks=settings.ssh_networks(here))
     configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
     sysctl.settings(name="Kernel settings", role="base", values={**SYSCTLS, **settings.sysctls})
     swap.file(name="Swap", size=settings.swap(here))

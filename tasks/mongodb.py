@@ -38,6 +38,9 @@ SYSCTLS = {
 }
 """MongoDB manual, "Production Notes for Self-Managed Deployments"."""
 
+LOG = "/var/log/mongodb/mongod.log"
+EVERYWHERE = ("0.0.0.0", "::")
+
 CACHE_SHARE = 0.6
 """Of the role's memory for WiredTiger's cache: the rest is connections, sorts, and the allocator's slack
 (the manual's own default is half of what is above 1 GiB)."""
@@ -128,7 +131,20 @@ class Settings(RoleSettings):
     def listens_on(self, here: Here) -> list[str]:
         """Addresses for `net.bindIp`."""
         wanted = self.bind_addresses if self.bind_addresses is not None else [here.private_address]
-        return list(dict.fromkeys(["127.0.0.1", *wanted]))
+        everywhere = [address for address in wanted if address in EVERYWHERE]
+        # mongod can't bind an address again that "everywhere" of the same family holds already.
+        taken = {":" in address for address in everywhere}
+        others = [address for address in ["127.0.0.1", *wanted] if (":" in address) not in taken]
+        return list(dict.fromkeys([*everywhere, *others]))
+
+    def check(self, here: Here) -> str:
+        """Of a candidate: its addresses are the host's, and mongod takes it."""
+        addresses = " ".join(address for address in self.listens_on(here) if address not in EVERYWHERE)
+        return (
+            f'for a in {addresses}; do [ -n "$(ip -o addr show to $a)" ] || '
+            '{ echo "$a is no address of this host: see mongodb_bind_addresses and private_address" >&2; break; }; '
+            "done 2>&1 | { ! grep . >&2; } && mongod --outputConfig --config {} >/dev/null"
+        )
 
     def cache_size(self, here: Here) -> float:
         """GB for `wiredTiger.engineConfig.cacheSizeGB`, whose least is 0.25."""
@@ -174,8 +190,7 @@ class Settings(RoleSettings):
             yield f"mongodb_version: {self.version} is not of the series {self.series_for(here)}"
 
     def _bind_errors(self, here: Here) -> Iterable[str]:
-        everywhere = {"0.0.0.0", "::"} & set(self.bind_addresses or ())
-        if everywhere and any(o.port == self.port and o.everybody for o in here.openings()):
+        if set(EVERYWHERE) & set(self.bind_addresses or ()) and any(o.port == self.port and o.everybody for o in here.openings()):
             yield (
                 "mongodb_bind_addresses: 0.0.0.0 is refused, because a flow from \"internet\" to mongodb "
                 "lets everybody in: name the networks in the flow, or the address here"
@@ -188,7 +203,7 @@ class Settings(RoleSettings):
             File(
                 "/etc/mongod.conf",
                 template="mongodb/mongod.conf.j2",
-                check="mongod --outputConfig --config {} >/dev/null",
+                check=self.check(here),
             ),
             Directory("/etc/systemd/system/mongod.service.d"),
             File("/etc/systemd/system/mongod.service.d/groundwork.conf", template="mongodb/mongod.service.j2"),
@@ -233,7 +248,7 @@ def mongodb(settings: Settings, here: Here) -> None:
         services=[kernel, service.Service("mongod.service", reads=("/etc/mongod.conf", "/usr/bin/mongod"))],
         after=[configured],
     )
-    wait.port(name="Ready", port=settings.port, unit="mongod.service", seconds=120)
+    wait.port(name="Ready", port=settings.port, unit="mongod.service", seconds=120, log=LOG)
     database.content(
         name="Users and collections",
         port=settings.port,

@@ -29,8 +29,8 @@ BEFORE_1_19 = ("jammy",)
 
 # Of the candidate, before it lands: that the key is the certificate's.
 _PAIR = (
-    '[ "$(openssl x509 -in {0} -noout -pubkey)" = "$(openssl pkey -in {0} -pubout)" ] '
-    "|| {{ echo 'the key (nginx_tls_key) is not the key of nginx_tls_certificate' >&2; false; }}"
+    '[ "$(openssl x509 -in {} -noout -pubkey)" = "$(openssl pkey -in {} -pubout)" ] '
+    "|| { echo 'the key (nginx_tls_key) is not the key of nginx_tls_certificate' >&2; false; }"
 )
 
 # nginx -t makes the log files that it does not find, and would make them root's alone.

@@ -80,6 +80,8 @@ class Settings(RoleSettings):
 
     def files(self, here: Here) -> list[Row]:
         return [
+            # The package gives it to redis, which could then rewrite what we declare (CONFIG REWRITE).
+            Directory("/etc/redis", group="redis", mode="750"),
             Directory("/usr/local/lib/groundwork"),
             File(CHECK, source="redis/check", mode="755"),
             # The server may read what it is told, and change neither (CONFIG REWRITE, ACL SAVE).

@@ -32,7 +32,9 @@ function compare_user(admin, user, changes) {
     changes.push(`user ${user.name} of ${user.database}: roles ${user.roles.join(', ')}`);
     if (wanted.apply) database.updateUser(user.name, {roles});
   }
-  if (connect_as(user.name, user.password, user.database).refused) {
+  const login = connect_as(user.name, user.password, user.database);
+  if (login.error && !login.refused) throw login.error;
+  if (login.refused) {
     changes.push(`user ${user.name} of ${user.database}: password`);
     if (wanted.apply) database.updateUser(user.name, {pwd: user.password});
   }

@@ -57,7 +57,7 @@ def group_data(directory: Path, name: str, text: str) -> Path:
     return path
 
 
-def run(path: Path, *arguments: str, secrets: bool = True) -> subprocess.CompletedProcess:
+def run(path: Path, *arguments: str, secrets: bool = True, directory: Path = ROOT) -> subprocess.CompletedProcess:
     """`pyinfra INVENTORY ARGUMENTS`, with an environment that answers for every secret."""
     names = ("MONGODB_ADMIN", "MONGODB_GRID_USER", "REDIS_APP", "REDIS_ADMIN") if secrets else ()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GROUNDWORK_")}
@@ -65,5 +65,5 @@ def run(path: Path, *arguments: str, secrets: bool = True) -> subprocess.Complet
     environment |= {"PYINFRA_FAKE_DELAY": "0", "PYINFRA_PROGRESS": "off", "HOME": str(path.parent)}
     return subprocess.run(
         [sys.executable, "-m", "pyinfra", str(path), *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
+        cwd=directory, env=environment, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
     )  # fmt: skip

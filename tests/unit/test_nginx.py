@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import getpass
+import grp
+import os
 import re
+import subprocess
 
 import pytest
 
 from groundwork.preflight import render_errors
+from groundwork.rows import File
 from groundwork.secrets import Secret
 from groundwork.templates import render
 from groundwork.topology import SettingsError
+from operations.files import _write_command
+from tasks import nginx
 from tasks.nginx import Settings
 from tests.unit.conftest import SYSTEMS, machine, make_topology
 
@@ -189,3 +197,22 @@ def test_what_is_refused_with_a_sentence(data, said):
 def test_values_that_are_refused(data):
     with pytest.raises(SettingsError, match=next(iter(data))):
         host(**data).settings(Settings)
+
+
+def test_a_key_of_another_certificate_does_not_land(tmp_path):
+    """The check is run for real, on pairs that openssl makes."""
+    made = {}
+    for name in ("one", "two"):
+        key, certificate = tmp_path / f"{name}.key", tmp_path / f"{name}.pem"
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x"]
+        subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+        made[name] = certificate.read_bytes(), key.read_bytes()
+    row = File(
+        str(tmp_path / "tls.pem"), owner=getpass.getuser(), group=grp.getgrgid(os.getgid()).gr_name, check=nginx._PAIR
+    )
+    good = base64.b64encode(made["one"][0] + made["one"][1])
+    bad = base64.b64encode(made["one"][0] + made["two"][1])
+    landed = subprocess.run(["sh", "-c", _write_command(row)], input=good, capture_output=True)
+    assert landed.returncode == 0, landed.stderr
+    refused = subprocess.run(["sh", "-c", _write_command(row)], input=bad, capture_output=True, text=False)
+    assert refused.returncode == 1 and b"is not the key of nginx_tls_certificate" in refused.stderr

@@ -25,6 +25,16 @@ CASES = {
         'flows = [{"source": "moon", "role": "mongodb", "port": 1}]',
         "flows: source 'moon' is no role, no external, no network",
     ),
+    "flow to no port": (
+        'flows = [{"source": "internet", "role": "mongodb", "port": True}]',
+        "flows[0]['port'] = True: input should be a valid integer",
+    ),
+    "external that is none": ('externals = ["db.example.org"]', "externals[0] = 'db.example.org'"),
+    "two roles on one port": ("mongodb_port = 22", "port 22 is wanted by base and mongodb"),
+    "an option for a package": (
+        'app_packages = ["-oDebug::x=1"]\napp_source = "examples/app"',
+        "app_packages[0] = '-oDebug::x=1'",
+    ),
     "too little memory": ("hardware_memory = 512", "512 MiB of memory leave 409 MiB for mongodb, which needs"),
     "everybody on 0.0.0.0": (
         'mongodb_bind_addresses = ["0.0.0.0"]\nflows = [{"source": "internet", "role": "mongodb", "port": 27017}]',
@@ -37,7 +47,7 @@ CASES = {
 def test_refused_in_words(tmp_path, case):
     text, message = CASES[case]
     group_data(tmp_path, "all", f"# settings\n{text}\n")
-    path = inventory(tmp_path, ["mongodb"])
+    path = inventory(tmp_path, ["mongodb", "app"] if "app_" in text else ["mongodb"])
     if case == "no address":
         path.write_text(path.read_text().replace('"private_address": "10.0.0.5",', ""))
     done = run(path, "deploy.py", "-y")
@@ -66,10 +76,41 @@ def test_a_host_without_a_role(tmp_path):
     assert done.returncode != 0 and "is in no role's group" in done.stderr
 
 
+def test_a_group_that_is_nearly_a_role(tmp_path):
+    done = run(inventory(tmp_path, ["mongodb", "reddis"]), "deploy.py", "-y")
+    assert done.returncode != 0 and "group reddis: is no role; did you mean redis?" in done.stderr
+
+
+def test_two_hosts_with_one_address(tmp_path):
+    path = inventory(tmp_path, ["mongodb"])
+    path.write_text(path.read_text() + 'redis = [("@fake/two", _host[1])]\n')
+    done = run(path, "deploy.py", "-y")
+    assert done.returncode != 0
+    assert "private_address: @fake/one and @fake/two have the same, 10.0.0.5" in done.stderr
+
+
+def test_from_another_directory_nothing_is_done(tmp_path):
+    path = inventory(tmp_path, ["mongodb"])
+    done = run(path, str(ROOT / "deploy.py"), "-y", directory=tmp_path)
+    assert done.returncode != 0 and "config.py was not read: run pyinfra in" in done.stderr
+
+
 def test_a_limit_that_matches_nothing(tmp_path):
     done = run(inventory(tmp_path, ["mongodb"]), "deploy.py", "-y", "--limit", "typo")
     assert done.returncode != 0 and "--limit typo matches none of the hosts: @fake/one" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_without_a_terminal_it_says_what_to_add(tmp_path):
+    done = run(inventory(tmp_path, ["mongodb"]), "deploy.py")
+    assert done.returncode != 0 and "nobody to ask: add -y" in done.stderr
+
+
+def test_a_value_in_the_place_of_a_secret_is_not_printed(tmp_path):
+    group_data(tmp_path, "all", 'nginx_tls_key = "the-key-itself"\nnginx_frontend = "examples/frontend"\n')
+    done = run(inventory(tmp_path, ["nginx"]), "deploy.py", "-y")
+    assert done.returncode != 0 and "nginx_tls_key" in done.stderr
+    assert "the-key-itself" not in done.stdout + done.stderr
 
 
 def test_no_wait_is_refused(tmp_path):
