@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from . import controller, hosts, inventory, network, repository, web
 from .settings import CACHE, LabError
@@ -33,7 +34,7 @@ def up(inventory_file: str, names: list[str]) -> None:
 
 def down(inventory_file: str | None, cache: bool) -> None:
     """Stop an inventory's hosts, or all; with the last one goes everything outside the cache."""
-    names = {want.name for want in inventory.read(inventory_file)} if inventory_file else None
+    names = _names(inventory_file) if inventory_file else None
     with hosts.lock():
         hosts.clean()
         going = [host for host in hosts.known().values() if names is None or host.name in names]
@@ -54,7 +55,10 @@ def down(inventory_file: str | None, cache: bool) -> None:
 def reset(name: str) -> None:
     """A fresh host with the same host keys, as its inventory declares it now."""
     host = _host(name)
-    want = next((want for want in inventory.read(host.inventory) if want.name == name), None)
+    if Path(host.inventory).exists():
+        want = next((want for want in inventory.read(host.inventory) if want.name == name), None)
+    else:  # the checkout that it was made from is gone
+        want = inventory.Wanted(host.name, host.address, host.suite, host.inventory)
     if not want:
         raise LabError(f"{host.inventory} has no host {name} any more; python -m lab down removes it.")
     with hosts.lock():
@@ -118,6 +122,15 @@ def _stand_in() -> None:
         repository.ensure()
     except LabError as error:
         warn(f"the stand-in package repository could not be built, so hosts can't install from it: {error}")
+
+
+def _names(inventory_file: str) -> set[str]:
+    """Hosts of an inventory; of one whose file is gone, those that were made from it."""
+    path = str(Path(inventory_file).resolve())
+    made = {host.name for host in hosts.known().values() if host.inventory == path}
+    if made and not Path(path).exists():
+        return made
+    return {want.name for want in inventory.read(inventory_file)}
 
 
 def _host(name: str) -> hosts.Host:

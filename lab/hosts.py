@@ -9,7 +9,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from . import cgroups, network, roots, settings
@@ -93,6 +93,7 @@ def up(wanted: list[Wanted]) -> None:
     there = known()
     for want in wanted:
         _refuse_a_different_host(want, there)
+        _note_inventory(want, there.get(want.name))
     starting = [want for want in wanted if not is_up(there.get(want.name))]
     if not starting:
         return
@@ -168,6 +169,15 @@ def _refuse_a_different_host(want: Wanted, there: dict[str, Host]) -> None:
     for other in there.values():
         if other.address == want.address and other.name != want.name:
             raise LabError(f"{want.name} cannot have the address {want.address}: {other.name} has it.")
+
+
+def _note_inventory(want: Wanted, host: Host | None) -> None:
+    """Whose host it is now: the checkout that asked for it last."""
+    if host and host.inventory != want.inventory:
+        host = replace(host, inventory=want.inventory)
+        new = host.folder / ".host.json"
+        new.write_text(json.dumps(asdict(host), indent=2) + "\n")
+        new.rename(host.folder / "host.json")
 
 
 def _make(want: Wanted, root: Path) -> Host:

@@ -105,6 +105,17 @@ def test_reset_gives_a_fresh_host_that_ssh_still_knows(own):
     assert own("ssh", "one", "ls").stdout == ""
 
 
+def test_a_host_outlives_the_checkout_that_made_it(own, tmp_path):
+    gone = tmp_path / "gone.py"
+    gone.write_text(INVENTORY)
+    own("up", str(gone))
+    gone.unlink()
+    own("reset", "one")
+    assert "one" in own("down", str(gone)).stdout
+    own("up", "INVENTORY")
+    assert str(Path(own.inventory).name) in own("list").stdout
+
+
 def test_up_killed_at_any_moment_is_repaired_by_the_next(own):
     for seconds in (0.1, 0.3, 0.6, 1.0):
         own("down")
