@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable, Iterator
 
+from groundwork import cache
 from groundwork.templates import ROOT
 
 GIT_SECONDS = 120
@@ -162,7 +163,7 @@ def _walked(root: Path) -> Iterator[str]:
 
 def _git(url: str, revision: str) -> Iterator[tuple[str, Entry]]:
     commit = revision if _COMMIT.fullmatch(revision) else _resolved(url, revision)
-    kept = Path.home() / ".cache/groundwork/git" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    kept = cache.directory() / "git" / hashlib.sha256(url.encode()).hexdigest()[:16]
     if not (kept / "HEAD").exists():
         _run("git", "init", "--quiet", "--bare", str(kept))
     git = ("git", "-C", str(kept))

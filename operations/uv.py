@@ -17,6 +17,7 @@ from pyinfra import host
 from pyinfra.api import StringCommand, operation
 
 from facts.uv import STAMP, Environments, EnvironmentsState
+from groundwork import cache
 from groundwork.context import current, secret_value
 from groundwork.secrets import Secret
 from groundwork.settings import HostSettings
@@ -156,7 +157,7 @@ def _uv(now: EnvironmentsState):
 
 def _program(architecture: str, platform: str) -> tuple[bytes, str]:
     """uv for an architecture, gzipped, and the SHA-256 of the program; kept on the controller."""
-    kept = Path.home() / ".cache/groundwork" / f"uv-{UV_VERSION}-{architecture}.gz"
+    kept = cache.directory() / f"uv-{UV_VERSION}-{architecture}.gz"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as directory:

@@ -62,7 +62,9 @@ def run(path: Path, *arguments: str, secrets: bool = True, directory: Path = ROO
     names = ("MONGODB_ADMIN", "MONGODB_GRID_USER", "REDIS_APP", "REDIS_ADMIN") if secrets else ()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GROUNDWORK_")}
     environment |= {f"GROUNDWORK_SECRET_{name}": f"pa:ss/w@rd-{name.lower()}" for name in names}
-    environment |= {"PYINFRA_FAKE_DELAY": "0", "PYINFRA_PROGRESS": "off", "HOME": str(path.parent)}
+    environment |= {"PYINFRA_FAKE_DELAY": "0", "PYINFRA_FAKE_DELAY_JITTER": "0", "PYINFRA_PROGRESS": "off", "HOME": str(path.parent)}
+    # The user's own cache: else each run would fetch uv's program again.
+    environment["XDG_CACHE_HOME"] = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return subprocess.run(
         [sys.executable, "-m", "pyinfra", str(path), *arguments],
         cwd=directory, env=environment, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
