@@ -7,7 +7,8 @@ demo: venv  ## A lab host with the whole stack, verified
 	@$(PYTHON) -m lab.demo
 
 demo-down: venv  ## What `make demo` made, taken down
-	@$(PYTHON) -m lab down
+	@$(PYTHON) -m lab down inventories/lab.py
+	@$(PYTHON) -m lab down tests/host/outside.py
 
 test: venv  ## Unit tests, and each scenario on one suite
 	@$(PYTHON) -m pytest -q tests

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from fnmatch import fnmatch
+from pathlib import Path
 
 import click
 from pyinfra.api.exceptions import PyinfraError
@@ -28,12 +30,26 @@ def check(arguments: list[str]) -> None:
         raise PyinfraError("--no-wait is refused: a failure would end with exit status 0")
     if _asks(arguments) and _stdin_is_null():
         raise PyinfraError("there is nobody to ask: add -y to go ahead, or --dry to look")
+    inventory, operations = _words(arguments)
+    if inventory.endswith(".py") and not Path(inventory).is_file():
+        raise PyinfraError(f"{inventory}: there is no such inventory file")
+    for operation in operations:
+        if re.fullmatch(r"tasks/\w+\.py", operation):
+            name = Path(operation).stem
+            raise PyinfraError(f"{operation} does nothing by itself: one role alone is tasks.{name}.{name}")
+    roles = [operation.split(".")[1] for operation in operations[:1] if operation.startswith("tasks.")]
     limits = _limits(arguments)
-    if limits and (inventory := _inventory(arguments)):
-        hosts = list(make_inventory(inventory))
-        if not any(_matches(host, limit) for host in hosts for limit in limits):
-            names = ", ".join(host.name for host in hosts)
-            raise PyinfraError(f"--limit {' '.join(limits)} matches none of the hosts: {names}")
+    if (limits or roles) and inventory:
+        _check_hosts(list(make_inventory(inventory)), limits, roles)
+
+
+def _check_hosts(hosts: list, limits: list[str], roles: list[str]) -> None:
+    names = ", ".join(host.name for host in hosts)
+    if limits and not any(_matches(host, limit) for host in hosts for limit in limits):
+        raise PyinfraError(f"--limit {' '.join(limits)} matches none of the hosts: {names}")
+    for role in roles:
+        if role != "base" and not any(role in host.groups for host in hosts):
+            raise PyinfraError(f"none of the hosts is in the group {role}: {names}")
 
 
 def _asks(arguments: list[str]) -> bool:
@@ -55,15 +71,15 @@ def _limits(arguments: list[str]) -> list[str]:
     return found + [after for before, after in zip(arguments, arguments[1:]) if before == "--limit"]
 
 
-def _inventory(arguments: list[str]) -> str | None:
-    """pyinfra's own parser knows which argument is the inventory."""
+def _words(arguments: list[str]) -> tuple[str, list[str]]:
+    """Inventory and operations: pyinfra's own parser knows which arguments they are."""
     from pyinfra_cli.cli import cli
 
     try:
         context = cli.make_context("pyinfra", list(arguments), resilient_parsing=True)
     except click.ClickException:
-        return None
-    return context.params.get("inventory")
+        return "", []
+    return context.params.get("inventory") or "", list(context.params.get("operations") or ())
 
 
 def _matches(host, limit: str) -> bool:

@@ -117,7 +117,10 @@ def _address_errors(topology: Topology) -> Iterable[str]:
         owners.setdefault(here.private_address, []).append(here.name)
     for address, names in owners.items():
         if len(names) > 1:
-            yield f"private_address: {' and '.join(names)} have the same, {address}"
+            yield (
+                f"private_address: {' and '.join(names)} have the same, {address}"
+                + (" (a group is a list: redis = [_host])" if any(len(name) == 1 for name in names) else "")
+            )
 
 
 def _known_keys(topology: Topology) -> set[str]:

@@ -30,7 +30,7 @@ def _section(title: str, settings: type[KeyedSettings]) -> str:
     lines = [f"## {title}", ""]
     if getattr(settings, "memory_weight", 0):
         lines += [
-            f"Takes {settings.memory_weight} parts of the host's memory, at least "
+            f"Share of the host's memory: weight {settings.memory_weight}, at least "
             f"{settings.memory_minimum} MiB.",
             "",
         ]

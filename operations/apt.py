@@ -78,7 +78,7 @@ def packages(
     if missing or first:
         yield from _updated(now)
     if first:
-        report("upgrading all packages, as first_run_upgrade asks")
+        report("upgrading all packages, as base_first_run_upgrade asks")
         yield f"{WAIT_FOR_LOCKS} && {_APT} upgrade && touch {UPGRADED}"
     if missing:
         report(f"installing {', '.join(missing)}")

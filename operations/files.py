@@ -40,8 +40,8 @@ def table(rows: Iterable[Row], settings: RoleSettings):
     """
     rows = list(rows)
     found = host.get_fact(Paths, paths=[row.path for row in rows]) or {}
-    for row in rows:
-        yield from _agree(row, found.get(row.path), settings)
+    # All at once: pyinfra asks only for the first command when it looks ahead, and --dry shall name all.
+    yield from [command for row in rows for command in _agree(row, found.get(row.path), settings)]
 
 
 def _agree(row: Row, now: Path | None, settings: RoleSettings):

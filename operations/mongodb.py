@@ -12,7 +12,7 @@ from typing import Any, Iterable, Mapping
 from pyinfra import host, state
 from pyinfra.api import FactBase, StringCommand, operation
 
-from groundwork.context import secret_value
+from groundwork.context import inventory_file, secret_value
 from groundwork.templates import ROOT
 from operations.report import report
 
@@ -109,7 +109,8 @@ def _stop(problem: str) -> str:
     if problem == "refused":
         problem = (
             "MongoDB refuses the administrator: its data was made with another password than the secret "
-            "mongodb/admin now has. Nothing was changed. Put the password that it knows back with "
-            "`python -m groundwork.secrets rotate mongodb/admin`"
+            "mongodb/admin now has. Nothing was changed. Put the password that it knows back: "
+            f"`python -m groundwork.secrets --inventory {inventory_file()} rotate mongodb/admin --no-generate` "
+            "(an older secrets file, in git, has it)"
         )
     return f"echo {shlex.quote(problem)} >&2; exit 1"

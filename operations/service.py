@@ -49,8 +49,7 @@ def services(services: Iterable[Service], after: Iterable[OperationMeta] = ()):
         return
     if any(_needs_reload(item, found.get(item.unit) or Unit()) for item in services):
         yield "systemctl daemon-reload"
-    for item in services:
-        yield from _agree(item, found.get(item.unit) or Unit())
+    yield from [command for item in services for command in _agree(item, found.get(item.unit) or Unit())]
 
 
 def _needs_reload(item: Service, unit: Unit) -> bool:

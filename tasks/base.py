@@ -150,7 +150,7 @@ class Settings(RoleSettings):
     ban_minutes: int = Field(default=10, ge=1)
     """Minutes of the first ban; each further one of an address is longer, up to a week."""
     ban_never: list[Network] = []
-    """Networks never banned, besides the inventory's own hosts and those that ssh_sources names."""
+    """Networks never banned, besides the inventory's own hosts and those that base_ssh_sources names."""
     firewall_log: bool = True
     """Log refused packets (the kernel's log, at most ten a minute)."""
     first_run_upgrade: bool = True

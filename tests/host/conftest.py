@@ -32,6 +32,8 @@ from groundwork.secrets import SecretStore
 from groundwork.settings import HostSettings
 from groundwork.topology import Here, Topology
 
+from tests.host.site import site  # noqa: F401  (a fixture)
+
 ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = ROOT / "tests" / "host" / "outside.py"
 
@@ -60,22 +62,21 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_configure(config):
+    inventory = config.getoption("--inventory", None)
+    if inventory and not Path(inventory).is_file():
+        raise pytest.UsageError(f"--inventory {inventory}: there is no such file")
+
+
 def pytest_generate_tests(metafunc):
     """Run a test that takes a role's name on every host of that role."""
     inventory = metafunc.config.getoption("--inventory")
     for role in ORDER:
         if role in metafunc.fixturenames:
             names = [here.name for here in load(inventory).with_role(role)] if inventory else []
-            metafunc.parametrize(role, names, indirect=True, scope="session")
-
-
-def pytest_collection_modifyitems(config, items):
-    if config.getoption("--inventory"):
-        return
-    why = pytest.mark.skip(reason="needs --inventory: tests/host looks at real hosts")
-    for item in items:
-        if Path(item.fspath).parent == Path(__file__).parent:
-            item.add_marker(why)
+            why = f"no host has the role {role}" if inventory else "needs --inventory: tests/host looks at real hosts"
+            values = names or [pytest.param(None, id="none", marks=pytest.mark.skip(reason=why))]
+            metafunc.parametrize(role, values, indirect=True, scope="session")
 
 
 _loaded: dict[str, Topology] = {}
@@ -84,8 +85,6 @@ _loaded: dict[str, Topology] = {}
 def load(inventory: str) -> Topology:
     """The topology of an inventory file."""
     if inventory not in _loaded:
-        if not Path(inventory).is_file():
-            pytest.exit(f"--inventory {inventory}: no such file", returncode=4)
         os.chdir(ROOT)
         with ctx_state.use(State()):
             items = list(make_inventory(inventory))

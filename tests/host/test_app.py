@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets as random
 import time
 
@@ -13,44 +14,38 @@ import requests
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS")  # a placeholder certificate is self-signed
 
 
-def _url(nginx) -> str:
-    return f"https://{nginx.here.private_address}"
-
-
-def _get(nginx, path: str, **more) -> requests.Response:
-    return requests.get(_url(nginx) + path, verify=False, timeout=20, **more)
-
-
 @pytest.fixture
-def item(nginx):
-    """An item stored through HTTPS, and removed again."""
+def item(site, app):
+    """An item stored through HTTPS, and removed again: only where it is a lab's, and the example's."""
+    if not app.is_lab or app.settings("app").source != "examples/app":
+        pytest.skip("stores an item: only with the example application on a lab host")
     word = f"groundwork{random.token_hex(6)}"
-    stored = requests.post(
-        _url(nginx) + "/items", json={"name": word, "text": f"a meter called {word}"}, verify=False, timeout=20
-    )
-    assert stored.status_code == 201, stored.text
+    body = json.dumps({"name": word, "text": f"a meter called {word}"})
+    stored = site.ask("/items", "POST", body=body, headers={"Content-Type": "application/json"})
+    assert stored.status == 201, stored.data
     yield {"word": word, **stored.json()}
-    requests.delete(f"{_url(nginx)}/items/{stored.json()['id']}", verify=False, timeout=20)
+    site.ask(f"/items/{stored.json()['id']}", "DELETE")
 
 
-def test_it_is_healthy_and_ready(nginx):
-    assert _get(nginx, "/health").status_code == 200
-    ready = _get(nginx, "/ready")
-    assert ready.status_code == 200, ready.text
+def test_it_is_healthy_and_ready(site, app):
+    for path in (app.settings("app").health_path, app.settings("app").ready_path):
+        if path:
+            answer = site.ask(path)
+            assert answer.status == 200, (path, answer.data)
 
 
-def test_an_item_is_read_back_and_then_from_the_cache(nginx, item):
-    first, second = (_get(nginx, f"/items/{item['id']}") for _ in range(2))
+def test_an_item_is_read_back_and_then_from_the_cache(site, item):
+    first, second = (site.ask(f"/items/{item['id']}") for _ in range(2))
     assert first.json()["name"] == second.json()["name"] == item["word"]
     assert second.headers["X-Cache"] == "hit"
 
 
-def test_an_item_is_found_by_searching(nginx, item):
-    found = _get(nginx, "/search", params={"q": item["word"], "limit": 3}).json()
+def test_an_item_is_found_by_searching(site, item):
+    found = site.ask(f"/search?q={item['word']}&limit=3").json()
     assert item["id"] in str(found)
 
 
-def test_the_item_is_in_mongodb(nginx, item, mongodb):
+def test_the_item_is_in_mongodb(item, mongodb):
     user = mongodb.settings("mongodb").users[0]
     login = {"username": user.name, "password": mongodb.secrets.value(f"mongodb/{user.name}")}
     with mongodb.tunnel(mongodb.settings("mongodb").port) as port:
@@ -58,8 +53,8 @@ def test_the_item_is_in_mongodb(nginx, item, mongodb):
             assert client[user.database].items.count_documents({"name": item["word"]}) == 1
 
 
-def test_the_item_is_in_redis_once_it_was_read(nginx, item, redis):
-    _get(nginx, f"/items/{item['id']}")
+def test_the_item_is_in_redis_once_it_was_read(site, item, redis):
+    site.ask(f"/items/{item['id']}")
     password = redis.secrets.value("redis/app")
     with redis.tunnel(redis.settings("redis").port) as port:
         client = redis_client.Redis("127.0.0.1", port, username="app", password=password)
@@ -67,7 +62,7 @@ def test_the_item_is_in_redis_once_it_was_read(nginx, item, redis):
         assert keys and item["word"].encode() in client.get(keys[0])
 
 
-def test_the_item_is_in_chromadb(nginx, item, chromadb):
+def test_the_item_is_in_chromadb(item, chromadb):
     settings = chromadb.settings("chromadb")
     with chromadb.tunnel(settings.port, settings.listens_on(chromadb.here)) as port:
         base = f"http://127.0.0.1:{port}/api/v2/tenants/default_tenant/databases/default_database/collections"
@@ -102,12 +97,12 @@ def test_the_environment_is_composed_from_the_topology(app):
 
 
 @pytest.mark.slow
-def test_it_comes_back_when_it_dies(app, nginx):
+def test_it_comes_back_when_it_dies(app, site):
     if not app.is_lab:
         pytest.skip("kills the application: only on lab hosts")
     app.check("systemctl kill --signal=KILL app.service")
     for _ in range(60):
-        if _get(nginx, "/health").status_code == 200:
+        if site.ask(app.settings("app").health_path or "/").status == 200:
             return
         time.sleep(0.5)
     pytest.fail("the application did not come back")

@@ -113,6 +113,21 @@ def test_a_value_in_the_place_of_a_secret_is_not_printed(tmp_path):
     assert "the-key-itself" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    "inventory_name, operation, message",
+    [
+        ("no_such.py", "deploy.py", "no_such.py: there is no such inventory file"),
+        ("try_out.py", "tasks/nginx.py", "one role alone is tasks.nginx.nginx"),
+        ("try_out.py", "tasks.redis.redis", "none of the hosts is in the group redis: @fake/one"),
+    ],
+)
+def test_what_would_do_nothing_is_an_error(tmp_path, inventory_name, operation, message):
+    inventory(tmp_path, ["mongodb"])
+    done = run(tmp_path / inventory_name, operation, "-y")
+    assert done.returncode != 0 and message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_no_wait_is_refused(tmp_path):
     done = run(inventory(tmp_path, ["mongodb"]), "deploy.py", "-y", "--no-wait")
     assert done.returncode != 0 and "--no-wait" in done.stderr
