@@ -8,9 +8,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import click
-from pyinfra.api.exceptions import PyinfraError
 from pyinfra_cli.inventory import make_inventory
 
+from groundwork.errors import Refusal
 
 checked = False
 """config.py has been read, which pyinfra does only in its own directory."""
@@ -22,21 +22,21 @@ def check(arguments: list[str]) -> None:
     Args:
         arguments: the command line, without the program.
     Raises:
-        PyinfraError: with one sentence.
+        Refusal: with one sentence.
     """
     global checked
     checked = True
     if "--no-wait" in arguments:
-        raise PyinfraError("--no-wait is refused: a failure would end with exit status 0")
+        raise Refusal("--no-wait is refused: a failure would end with exit status 0")
     if _asks(arguments) and _stdin_is_null():
-        raise PyinfraError("there is nobody to ask: add -y to go ahead, or --dry to look")
+        raise Refusal("there is nobody to ask: add -y to go ahead, or --dry to look")
     inventory, operations = _words(arguments)
     if inventory.endswith(".py") and not Path(inventory).is_file():
-        raise PyinfraError(f"{inventory}: there is no such inventory file")
+        raise Refusal(f"{inventory}: there is no such inventory file")
     for operation in operations:
         if re.fullmatch(r"tasks/\w+\.py", operation):
             name = Path(operation).stem
-            raise PyinfraError(f"{operation} does nothing by itself: one role alone is tasks.{name}.{name}")
+            raise Refusal(f"{operation} does nothing by itself: one role alone is tasks.{name}.{name}")
     roles = [operation.split(".")[1] for operation in operations[:1] if operation.startswith("tasks.")]
     limits = _limits(arguments)
     if (limits or roles) and inventory:
@@ -46,10 +46,10 @@ def check(arguments: list[str]) -> None:
 def _check_hosts(hosts: list, limits: list[str], roles: list[str]) -> None:
     names = ", ".join(host.name for host in hosts)
     if limits and not any(_matches(host, limit) for host in hosts for limit in limits):
-        raise PyinfraError(f"--limit {' '.join(limits)} matches none of the hosts: {names}")
+        raise Refusal(f"--limit {' '.join(limits)} matches none of the hosts: {names}")
     for role in roles:
         if role != "base" and not any(role in host.groups for host in hosts):
-            raise PyinfraError(f"none of the hosts is in the group {role}: {names}")
+            raise Refusal(f"none of the hosts is in the group {role}: {names}")
 
 
 def _asks(arguments: list[str]) -> bool:

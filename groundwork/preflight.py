@@ -13,13 +13,13 @@ import gevent
 from gevent.lock import Semaphore
 from jinja2 import TemplateError
 from pyinfra import inventory
-from pyinfra.api.exceptions import PyinfraError
 from pyinfra.connectors.fake import FakeConnectorData
 from pyinfra.connectors.ssh import ConnectorData
 from pyinfra.context import ctx_host
 
 from facts.machine import Machine
 from groundwork import command_line, context
+from groundwork.errors import Refusal
 from groundwork.rows import File
 from groundwork.settings import HostSettings, RoleSettings, key, keys
 from groundwork.templates import ROOT, render
@@ -42,13 +42,13 @@ def preflight() -> None:
     """Check settings, topology, secrets, templates and hosts; all hosts at once, once per run.
 
     Raises:
-        PyinfraError: with every error found, one a line. Nothing has been changed then.
+        Refusal: with every error found, one a line. Nothing has been changed then.
     """
     with _once:
         if "errors" not in _outcome:
             _outcome["errors"] = list(_errors())
     if _outcome["errors"]:
-        raise PyinfraError(_text(_outcome["errors"]))
+        raise Refusal(_text(_outcome["errors"]))
 
 
 def forget() -> None:

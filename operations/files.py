@@ -59,7 +59,7 @@ def _directory(row: Directory, now: Path | None):
     if now is None:
         report(f"{row.path}: new directory")
         yield (
-            f"install -d -o {row.owner} -g {row.group} -m {row.mode} -- {shlex.quote(row.path)}"
+            f"install -d -o {row.owner} -g {row.group} -m {_full(row.mode)} -- {shlex.quote(row.path)}"
         )
     elif now.kind != "directory":
         yield _refuse(f"{row.path} is a {now.kind}, and shall be a directory: move it away")
@@ -109,7 +109,12 @@ def _ownership(row: File | Directory, now: Path):
         yield f"chown {row.owner}:{row.group} -- {path}"
     if now.mode != row.mode.lstrip("0"):
         report(f"{row.path}: mode {row.mode} (was {now.mode})")
-        yield f"chmod {row.mode} -- {path}"
+        yield f"chmod {_full(row.mode)} -- {path}"
+
+
+def _full(mode: str) -> str:
+    """Five digits: with fewer, chmod leaves a directory's setuid and setgid bits as they are."""
+    return mode.rjust(5, "0")
 
 
 def _write_command(row: File) -> str:

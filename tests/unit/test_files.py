@@ -99,9 +99,9 @@ def test_what_agrees_is_left_alone(row, now, said):
 @pytest.mark.parametrize(
     "row, now, command",
     [
-        (Directory("/d"), None, "install -d -o root -g root -m 755 -- /d"),
+        (Directory("/d"), None, "install -d -o root -g root -m 00755 -- /d"),
         (Directory("/d"), Path("directory", "bob", "root", "755"), "chown root:root -- /d"),
-        (Directory("/d"), Path("directory", "root", "root", "700"), "chmod 755 -- /d"),
+        (Directory("/d"), Path("directory", "root", "root", "700"), "chmod 00755 -- /d"),
         (Link("/l", target="t"), Path("link", "root", "root", "777", target="old"), "ln -sfn -- t /l.new && mv -fT -- /l.new /l"),
         (Absent("/a"), Path("file", "root", "root", "644"), "rm -f -- /a"),
         (Absent("/a"), Path("directory", "root", "root", "755"), "rmdir -- /a"),
@@ -116,3 +116,11 @@ def test_another_kind_of_thing_is_refused_in_words(said):
     [command] = files._agree(Directory("/d"), Path("file", "root", "root", "644"), None)
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
     assert done.returncode == 1 and "/d is a file, and shall be a directory" in done.stderr
+
+
+def test_a_setgid_bit_that_is_not_declared_goes(tmp_path, said):
+    tmp_path.chmod(0o2750)
+    now = ask(tmp_path)[str(tmp_path)]
+    [command] = files._agree(Directory(str(tmp_path), owner=USER, group=GROUP, mode="750"), now, None)
+    subprocess.run(["sh", "-c", command], check=True)
+    assert ask(tmp_path)[str(tmp_path)].mode == "750"
