@@ -27,8 +27,10 @@ Try it:
   curl -k 'https://{ADDRESS}/search?q=cellar'
 
 Look around:
-  .venv/bin/python -m lab ssh demo                     # a shell; sudo works
   .venv/bin/python -m lab ssh demo sudo journalctl -u app -n 20
+  .venv/bin/python -m lab ssh demo                     # a shell, sudo works; there,
+      mongosh 'mongodb://grid_user@127.0.0.1/urban_grid_ai?authSource=urban_grid_ai'
+                                                       # asks for the password, which is:
   .venv/bin/python -m groundwork.secrets --inventory {INVENTORY} show mongodb/grid_user
   make demo                                            # again: changes nothing
 
