@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import ipaddress
 import sys
 from pathlib import Path
 from typing import Iterable
@@ -21,7 +20,7 @@ from facts.machine import Machine
 from groundwork import command_line, context
 from groundwork.errors import Refusal
 from groundwork.rows import File
-from groundwork.settings import HostSettings, RoleSettings, key, keys
+from groundwork.settings import HostSettings, RoleSettings, is_address, key, keys
 from groundwork.templates import ROOT, render
 from groundwork.topology import INTERNET, Here, SettingsError, Topology
 
@@ -146,9 +145,7 @@ def _refused(here: Here) -> Iterable[str]:
 
 
 def _combination_errors(here: Here) -> Iterable[str]:
-    try:
-        ipaddress.ip_address(here.private_address)
-    except ValueError:
+    if not is_address(here.private_address):
         yield (
             f"{here.name}: private_address is not set, and {here.private_address!r} is not an "
             "address: set private_address in the inventory to the IP that the other hosts use"

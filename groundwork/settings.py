@@ -23,11 +23,18 @@ Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 Mode = Annotated[str, Field(pattern=r"^[0-7]{3,4}$")]
 
 
-def _address(value: str) -> str:
+def is_address(value: str) -> bool:
+    """Whether a text is an IP address."""
     try:
         ipaddress.ip_address(value)
     except ValueError:
-        raise ValueError(f"{value!r} is not an IP address such as 10.0.0.5") from None
+        return False
+    return True
+
+
+def _address(value: str) -> str:
+    if not is_address(value):
+        raise ValueError(f"{value!r} is not an IP address such as 10.0.0.5")
     return value
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import shlex
 
 from pyinfra import host
 from pyinfra.api import operation
 
 from facts.certificate import Certificate, CertificateState
+from groundwork.settings import is_address
 from operations.report import report
 
 SUBJECT = "Groundwork placeholder"
@@ -47,7 +47,7 @@ def _reason(now: CertificateState | None, names: list[str]) -> str:
 
 
 def _make(path: str, names: list[str]) -> str:
-    alternatives = ",".join(f"{'IP' if _is_address(name) else 'DNS'}:{name}" for name in names)
+    alternatives = ",".join(f"{'IP' if is_address(name) else 'DNS'}:{name}" for name in names)
     directory = shlex.quote(path.rsplit("/", 1)[0])
     return (
         f"set -e; umask 077; t=$(mktemp -d {directory}/.tls.XXXXXX); trap 'rm -rf \"$t\"' EXIT; "
@@ -57,11 +57,3 @@ def _make(path: str, names: list[str]) -> str:
         '-keyout "$t/key" -out "$t/certificate" 2>"$t/said" || { cat "$t/said" >&2; exit 1; }; '
         f'cat "$t/certificate" "$t/key" >"$t/both"; sync "$t/both"; mv -fT "$t/both" {shlex.quote(path)}'
     )
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

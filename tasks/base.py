@@ -18,7 +18,7 @@ from facts.firewall import RULES
 from facts.sshd import CHECK, DROP_IN
 from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Link, Row
-from groundwork.settings import Address, Domain, Network, Part, Port, RoleSettings, Size, UserName
+from groundwork.settings import Address, Domain, Network, Part, Port, RoleSettings, Size, UserName, is_address
 from groundwork.topology import INTERNET, Flow, Here, Machine, Opening
 from operations import accounts, apt, files, firewall, host, service, sshd, swap, sysctl
 
@@ -200,7 +200,7 @@ class Settings(RoleSettings):
 
     def hostname_of(self, here: Here) -> str | None:
         """The host's name, or None where the inventory knows only its address."""
-        return self.hostname or (None if _is_address(here.name) else here.name)
+        return self.hostname or (None if is_address(here.name) else here.name)
 
     def addresses(self, here: Here) -> dict[str, list[str]]:
         """Private address -> names of each host of the inventory."""
@@ -208,7 +208,7 @@ class Settings(RoleSettings):
         for other in here.topology.hosts.values():
             name = other.settings(Settings).hostname_of(other)
             names = [name, name.split(".")[0]] if name else []
-            if _is_domain(other.name) and not _is_address(other.name):
+            if _is_domain(other.name) and not is_address(other.name):
                 names.append(other.name)
             if names:
                 found[other.private_address] = list(dict.fromkeys([*found.get(other.private_address, []), *names]))
@@ -332,7 +332,7 @@ class Settings(RoleSettings):
         ]
 
     def errors(self, here: Here) -> Iterable[str]:
-        if self.hostname is None and not _is_address(here.name) and not _is_domain(here.name):
+        if self.hostname is None and not is_address(here.name) and not _is_domain(here.name):
             yield f"base_hostname: must be set, because {here.name!r} is not a host name such as db1.example.org"
         yield from self._administrator_errors(here)
         yield from self._lockout_errors(here)
@@ -407,14 +407,6 @@ def security_origins(machine: Machine) -> list[str]:
             "origin=UbuntuESMApps,archive=${distro_codename}-apps-security",
         ]
     return ["origin=Debian,codename=${distro_codename}-security,label=Debian-Security"]
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_domain(name: str) -> bool:
