@@ -20,7 +20,7 @@ from facts.machine import Machine
 from groundwork import command_line, context
 from groundwork.errors import Refusal
 from groundwork.rows import File
-from groundwork.settings import HostSettings, RoleSettings, is_address, key, keys
+from groundwork.settings import HostSettings, RoleSettings, is_address, keys
 from groundwork.templates import ROOT, render
 from groundwork.topology import INTERNET, Here, SettingsError, Topology
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from . import settings
-from .settings import BRIDGE, CACHE, GATEWAY, NETWORK, NETWORK6, NFT_TABLE, LabError
+from .settings import BRIDGE, CACHE, GATEWAY, NETWORK, NFT_TABLE, LabError
 from .shell import run
 
 #: What the lab needs of the kernel's settings; each host takes several inotify instances.

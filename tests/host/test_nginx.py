@@ -7,7 +7,6 @@ import ipaddress
 import json
 import re
 import secrets as random
-import socket
 import ssl
 
 import pytest
