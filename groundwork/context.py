@@ -51,8 +51,7 @@ def inventory_file() -> Path:
 def secret_store() -> SecretStore:
     """Where this inventory's secrets come from."""
     if "secrets" not in _made:
-        lab = all(here.data.get("lab_suite") for here in topology().hosts.values())
-        _made["secrets"] = SecretStore.for_inventory(inventory_file(), lab=lab)
+        _made["secrets"] = SecretStore.for_inventory(inventory_file(), lab=topology().is_lab)
     return _made["secrets"]
 
 

@@ -177,9 +177,7 @@ def _flow_errors(here: Here) -> Iterable[str]:
     for item in here.settings(HostSettings).flows:
         if item.role not in here.topology.roles:
             yield f"flows: role {item.role!r} is none of {', '.join(here.topology.roles)}"
-        try:
-            here.topology.networks_of(item.source)
-        except KeyError:
+        if not _is_source(here, item.source):
             yield f'flows: source {item.source!r} is no role, no external, no network, and not "{INTERNET}"'
 
 
@@ -187,13 +185,19 @@ def _source_errors(here: Here) -> Iterable[str]:
     """Sources of the flows that roles bring: a setting such as base_ssh_sources can name them."""
     for role in here.roles:
         for flow in here.settings(here.topology.roles[role]).flows():
-            try:
-                here.topology.networks_of(flow.source)
-            except KeyError:
+            if not _is_source(here, flow.source):
                 yield (
                     f"{here.name}: a flow to {flow.role}, port {flow.port}, comes from {flow.source!r}, which "
                     f'is no role, no external, no network, and not "{INTERNET}"'
                 )
+
+
+def _is_source(here: Here, source: str) -> bool:
+    try:
+        here.topology.networks_of(source)
+    except KeyError:
+        return False
+    return True
 
 
 def _memory_errors(here: Here, settings: RoleSettings) -> Iterable[str]:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from groundwork.topology import Flow, Here
 
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
-Mode = Annotated[str, Field(pattern=r"^[0-7]{3,4}$")]
 
 
 def is_address(value: str) -> bool:
@@ -59,12 +58,6 @@ def _domain(value: str) -> str:
     return value
 
 
-def _absolute(value: str) -> str:
-    if not re.fullmatch(r"/[A-Za-z0-9_./@:+-]*", value) or ".." in value.split("/"):
-        raise ValueError(f"{value!r} is not an absolute path of plain characters")
-    return value
-
-
 def _size(value: str) -> str:
     if not re.fullmatch(r"[1-9][0-9]*[KMG]", value):
         raise ValueError(f"{value!r} is not a size such as 100M (K, M or G)")
@@ -75,7 +68,6 @@ Address = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
 UserName = Annotated[str, AfterValidator(_user_name)]
 Domain = Annotated[str, AfterValidator(_domain)]
-AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 Size = Annotated[str, AfterValidator(_size)]
 
 

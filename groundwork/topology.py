@@ -108,15 +108,10 @@ class Topology:
                     return item
         return None
 
-    def flows(self) -> list[Flow]:
-        """Every flow: what the roles bring with them, and what the settings add."""
-        found: dict[Flow, None] = {}
-        for host in self.hosts.values():
-            for role in host.roles:
-                found.update(dict.fromkeys(host.settings(self.roles[role]).flows()))
-            for item in host.settings(HostSettings).flows:
-                found[Flow(item.source, item.role, item.port)] = None
-        return list(found)
+    @property
+    def is_lab(self) -> bool:
+        """Whether every host is a lab's."""
+        return all(host.data.get("lab_suite") for host in self.hosts.values())
 
     def networks_of(self, source: str) -> list[str] | None:
         """Networks that a flow's source stands for; None stands for everybody.

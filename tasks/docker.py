@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Row
 from groundwork.settings import Address, HostSettings, Network, RoleSettings, Size, UserName
-from groundwork.topology import External, Here
+from groundwork.topology import Here
 from operations import accounts, apt, files, service, wait
 from operations.repository import repository
 
@@ -164,8 +164,7 @@ def _known_networks(here: Here) -> Iterable[tuple[str, Any]]:
     for other in here.topology.hosts.values():
         yield other.name, ipaddress.ip_network(other.private_address)
         for item in other.settings(HostSettings).externals:
-            if isinstance(item, External):
-                yield from ((item.name, ipaddress.ip_network(network)) for network in item.networks)
+            yield from ((item.name, ipaddress.ip_network(network)) for network in item.networks)
 
 
 @role(Settings, "Docker")

@@ -170,8 +170,7 @@ def topology(request) -> Topology:
 
 @pytest.fixture(scope="session")
 def secrets(request, topology) -> SecretStore:
-    lab = all(here.settings(HostSettings).lab_suite for here in topology.hosts.values())
-    return SecretStore.for_inventory(request.config.getoption("--inventory"), lab=lab)
+    return SecretStore.for_inventory(request.config.getoption("--inventory"), lab=topology.is_lab)
 
 
 @pytest.fixture(scope="session")
@@ -243,7 +242,7 @@ def outside(request, topology) -> Outside:
     given = request.config.getoption("--outside")
     if given:
         return Outside(["ssh", "-o", "BatchMode=yes", given], given)
-    if not all(here.settings(HostSettings).lab_suite for here in topology.hosts.values()):
+    if not topology.is_lab:
         return Outside(["sh", "-c"], "the controller")
     subprocess.run([sys.executable, "-m", "lab", "up", str(OUTSIDE)], check=True, cwd=ROOT)
     return Outside([sys.executable, "-m", "lab", "ssh", "outside"], "10.87.0.250")
