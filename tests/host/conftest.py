@@ -95,7 +95,7 @@ def load(inventory: str) -> Topology:
 
 @dataclass
 class Host:
-    """A host of the inventory: what it should be (`here`), what it is (`run`, `testinfra`)."""
+    """A host of the inventory: what it should be (`here`), what it is (`run`, by testinfra)."""
 
     here: Here
     secrets: SecretStore
@@ -114,13 +114,13 @@ class Host:
     def is_lab(self) -> bool:
         return self.here.settings(HostSettings).lab_suite is not None
 
-    @property
-    def testinfra(self):
-        """A testinfra host, with sudo."""
-        return testinfra.get_host(f"ssh://{self.name}", ssh_config=str(self.ssh_config), sudo=True)
-
     def run(self, command: str, stdin: str = "", sudo: bool = True) -> subprocess.CompletedProcess:
         """Run a command; what must not be seen in a process list goes to its standard input."""
+        if not stdin:
+            config = {"ssh_config": str(self.ssh_config), "sudo": sudo}
+            done = testinfra.get_host(f"ssh://{self.name}", **config).run(command)
+            return subprocess.CompletedProcess(done.command, done.rc, done.stdout, done.stderr)
+        # testinfra has no standard input.
         remote = f"sudo -n sh -c {shlex.quote(command)}" if sudo else command
         return subprocess.run(
             ["ssh", "-F", str(self.ssh_config), self.name, remote],
