@@ -6,7 +6,7 @@
 
 from lab import lab_host
 
-_demo = lab_host("demo", "10.87.0.11", suite="bookworm", memory=2048, cores=2)
+_demo = lab_host("demo", "10.87.0.11", memory=2048, cores=2)
 
 docker = [_demo]
 mongodb = [_demo]

@@ -4,7 +4,7 @@ An inventory that uses them is an ordinary pyinfra inventory (see docs/lab.md):
 
     from lab import lab_host
 
-    _demo = lab_host("demo", "10.87.0.11", suite="bookworm", memory=2048, cores=2)
+    _demo = lab_host("demo", "10.87.0.11", memory=2048, cores=2)
     nginx = [_demo]
     mongodb = [_demo]
 
@@ -21,7 +21,7 @@ REPOSITORY = settings.REPOSITORY
 REPOSITORY_KEY = str(settings.REPOSITORY_KEY)
 
 
-def lab_host(name, address, suite="bookworm", memory=2048, cores=2, **data):
+def lab_host(name, address, suite=settings.SUITE, memory=2048, cores=2, **data):
     """A pyinfra host of the lab: `(name, data)`. Makes nothing; `python -m lab up` does."""
     return name, {
         "ssh_hostname": address,

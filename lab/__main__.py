@@ -10,8 +10,8 @@ from .settings import CACHE, LabError
 from .shell import say, warn
 
 
-def up(inventory_file: str, names: list[str]) -> None:
-    """Boot an inventory's hosts, or those named."""
+def up(inventory_file: str, names: list[str], fresh: bool = False) -> None:
+    """Boot an inventory's hosts, or those named; made anew, if asked so."""
     wanted = inventory.read(inventory_file)
     if unknown := set(names) - {want.name for want in wanted}:
         there = ", ".join(want.name for want in wanted)
@@ -19,6 +19,8 @@ def up(inventory_file: str, names: list[str]) -> None:
     wanted = [want for want in wanted if not names or want.name in names]
     with hosts.lock():
         there = hosts.known()
+        if fresh:
+            hosts.down([there.pop(want.name) for want in wanted if want.name in there])
         if network.is_up() and web.running() and all(hosts.is_up(there.get(want.name)) for want in wanted):
             hosts.up(wanted)  # refuses other parameters
             say(f"{', '.join(want.name for want in wanted)}: running")
@@ -90,7 +92,7 @@ def main(arguments: list[str]) -> int:
         controller.require()
         match options.command:
             case "up":
-                up(options.inventory, options.hosts)
+                up(options.inventory, options.hosts, options.fresh)
             case "down":
                 down(options.inventory, options.cache)
             case "reset":
@@ -146,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("up", help="boot an inventory's hosts")
     command.add_argument("inventory", metavar="INVENTORY")
     command.add_argument("hosts", metavar="HOST", nargs="*", help="only these")
+    command.add_argument("--fresh", action="store_true", help="made anew, whatever is there")
     command = commands.add_parser("down", help="stop hosts and remove them")
     command.add_argument("inventory", metavar="INVENTORY", nargs="?", help="only this inventory's")
     command.add_argument("--cache", action="store_true", help=f"remove {CACHE} too")

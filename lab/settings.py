@@ -7,6 +7,7 @@ from pathlib import Path
 CACHE = Path(os.environ.get("GROUNDWORK_LAB_CACHE") or "/var/cache/groundwork-lab")
 NETWORK = os.environ.get("GROUNDWORK_LAB_NETWORK") or "10.87.0.0/24"
 MIRROR = os.environ.get("GROUNDWORK_LAB_MIRROR")
+SUITE = os.environ.get("GROUNDWORK_LAB_SUITE") or "bookworm"
 
 PREFIX = NETWORK.removesuffix("/24").rpartition(".")[0]  # "10.87.0"
 GATEWAY = f"{PREFIX}.1"

@@ -36,6 +36,10 @@ class Lab:
     def up(self) -> None:
         python("-m", "lab", "up", self.inventory)
 
+    def fresh(self) -> None:
+        """Every host of the inventory, made anew."""
+        python("-m", "lab", "up", "--fresh", self.inventory)
+
     def reset(self, host: str) -> None:
         python("-m", "lab", "reset", host)
 

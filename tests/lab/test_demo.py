@@ -29,8 +29,7 @@ def verified(inventory: str) -> None:
 @pytest.fixture(scope="module")
 def stack(demo: Lab) -> Lab:
     """A bare host, made into the stack."""
-    demo.up()
-    demo.reset("demo")
+    demo.fresh()
     demo.deploy()
     return demo
 

@@ -27,16 +27,13 @@ ENVIRONMENT = {f"GROUNDWORK_SECRET_{name}": value for name, value in PLANTED.ite
 
 INVENTORY = """
 from groundwork.secrets import Secret
-from lab import REPOSITORY, REPOSITORY_KEY, lab_host
+from lab import lab_host
+from tests.lab.stack import STACK
 
 _host = lab_host(
     "leaks",
     "10.87.0.12",
-    mongodb_series="6.0",
-    mongodb_repository=f"{REPOSITORY}/mongodb/apt",
-    mongodb_repository_key=REPOSITORY_KEY,
-    mongodb_users=[{"name": "grid_user", "database": "urban_grid_ai", "roles": ["readWrite"]}],
-    app_source="examples/app",
+    **STACK,
     app_environment={"SENTRY_DSN": Secret("app/sentry_dsn")},
 )
 mongodb = [_host]
@@ -68,8 +65,7 @@ def planted(tmp_path_factory):
     path = tmp_path_factory.mktemp("leaks") / "leaks_lab.py"
     path.write_text(INVENTORY)
     stack = Lab(str(path))
-    stack.up()
-    stack.reset("leaks")
+    stack.fresh()
     samples, stop = [], threading.Event()
     sampler = threading.Thread(target=_sample, args=(stack, samples, stop))
     sampler.start()
