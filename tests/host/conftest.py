@@ -43,7 +43,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 def answers(target):
     try:
-        socket.create_connection(target, 1).close()
+        socket.create_connection(target, 3).close()
         return True
     except OSError:
         return False
@@ -133,6 +133,15 @@ class Host:
         assert done.returncode == 0, f"{self.name}: {command}\n{done.stdout}{done.stderr}"
         return done.stdout
 
+    def listening(self) -> list[int]:
+        """TCP ports on which anything listens, on whichever address."""
+        found = self.check("ss -Hltn | awk '{print $4}'").split()
+        return sorted({int(item.rsplit(":", 1)[1]) for item in found})
+
+    def reaches(self, targets: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Those (address, port) that take a connection from this host."""
+        return _reached(self.check(f"python3 - {shlex.quote(json.dumps(targets))}", stdin=KNOCK))
+
     def addresses(self) -> list[str]:
         """Where another host could try to reach it: the private address, and IPv6."""
         ipv6 = self.check("ip -6 -o addr show scope global | awk '{print $4}' | cut -d/ -f1").split()
@@ -195,18 +204,20 @@ def _stanza(here: Here, directory: Path) -> str:
     return "\n".join([f"Host {here.name}", *lines, "  BatchMode yes\n"]) + control
 
 
-def _host(request, topology, secrets, ssh_config) -> Host:
-    host = Host(topology.hosts[request.param], secrets, ssh_config)
-    if host.here.machine is None:
-        fact = Machine()
-        host.here.machine = fact.process(host.check(fact.command()).splitlines())
-    return host
+@pytest.fixture(scope="session")
+def hosts(topology, secrets, ssh_config) -> dict[str, Host]:
+    """Every host of the inventory, by name."""
+    return {name: Host(here, secrets, ssh_config) for name, here in topology.hosts.items()}
 
 
 def _fixture(role: str):
     @pytest.fixture(scope="session", name=role)
-    def of_role(request, topology, secrets, ssh_config) -> Host:
-        return _host(request, topology, secrets, ssh_config)
+    def of_role(request, hosts) -> Host:
+        host = hosts[request.param]
+        if host.here.machine is None:
+            fact = Machine()
+            host.here.machine = fact.process(host.check(fact.command()).splitlines())
+        return host
 
     return of_role
 
@@ -233,7 +244,11 @@ class Outside:
 
     def reaches(self, targets: list[tuple[str, int]]) -> list[tuple[str, int]]:
         """Those (address, port) that take a connection from there."""
-        return [tuple(target) for target in json.loads(self.run(KNOCK, json.dumps(targets)))]
+        return _reached(self.run(KNOCK, json.dumps(targets)))
+
+
+def _reached(printed: str) -> list[tuple[str, int]]:
+    return [tuple(target) for target in json.loads(printed)]
 
 
 @pytest.fixture(scope="session")

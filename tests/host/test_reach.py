@@ -54,12 +54,31 @@ def test_every_port_not_in_a_flow_is_closed(base, outside):
 
 
 def test_what_listens_and_is_not_in_a_flow_is_closed(base, outside):
-    listening = base.check("ss -Hltn | awk '{print $4}'").split()
-    ports = sorted({int(item.rsplit(":", 1)[1]) for item in listening})
+    ports = base.listening()
     if outside.address == "the controller":
         pytest.skip("the controller may be allowed in: name a machine with --outside")
     reached = set(json.loads(outside.run(SCAN, base.here.private_address, "2", json.dumps(ports))))
     assert reached <= _open_to(base.here, outside.address), "reached from outside"
+
+
+def test_the_hosts_reach_each_other_by_flows_alone(base, hosts):
+    """From one host, every port on which another listens: those of its flows answer, and no other."""
+    others = [host for host in hosts.values() if host.name != base.name]
+    if not others:
+        pytest.skip("one host")
+    own = base.addresses()
+    forbidden, allowed = set(), set()
+    for other in others:
+        listening = set(other.listening())
+        for address in other.addresses():
+            sources = [source for source in own if (":" in source) == (":" in address)]
+            opened = {port for source in sources for port in _open_to(other.here, source)} & listening
+            forbidden |= {(address, port) for port in listening - opened}
+            if address == other.here.private_address:  # flows are between private addresses
+                allowed |= {(address, port) for port in opened}
+    reached = set(base.reaches(sorted(allowed | forbidden)))
+    assert sorted(reached & forbidden) == [], f"{base.name} reaches what no flow lets it reach"
+    assert sorted(allowed - reached) == [], f"{base.name} does not reach what its flows let it reach"
 
 
 @pytest.mark.slow
