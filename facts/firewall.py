@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pyinfra.api import FactBase
 
 RULES = "/etc/groundwork/firewall.nft"
@@ -22,11 +24,37 @@ class Firewall(FactBase):
         return "same" in list(output)
 
 
-class Client(FactBase):
+ARRIVED = "groundwork_arrived"
+"""Where a run notes, in `host.connector_data`, the port at which its connection came in."""
+UNCONFIRMED = "/var/lib/groundwork/unconfirmed"
+"""Exists while a change of firewall or sshd waits for its confirmation."""
+
+
+@dataclass
+class Found:
+    """What one question gives."""
+
+    address: str | None = None
     """Address that the host sees us at, or None where we came by no ssh."""
+    port: int | None = None
+    """Port of the host that we came in at."""
+    unconfirmed: bool = False
+    """Another run's change of firewall or sshd is not confirmed yet."""
+
+
+class Client(FactBase):
+    """How we came in, and whether what was changed last is still on probation."""
+
+    default = Found
 
     def command(self) -> str:
-        return 'echo "${SSH_CONNECTION%% *}"'
+        return f'echo "C $SSH_CONNECTION"; [ -d {UNCONFIRMED} ] && echo U; true'
 
     def process(self, output):
-        return (output[0].strip() or None) if output else None
+        found = Found()
+        for line in output:
+            tag, *words = line.split()
+            if tag == "C" and len(words) == 4:
+                found.address, found.port = words[0], int(words[3])
+            found.unconfirmed = found.unconfirmed or tag == "U"
+        return found

@@ -9,7 +9,7 @@ from typing import Iterable
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
 
-from facts.accounts import Account, Accounts
+from facts.accounts import Account, Accounts, Found
 from operations.report import report
 
 
@@ -32,16 +32,22 @@ class User:
 
 
 @operation()
-def users(users: Iterable[User], absent: Iterable[str] = ()):
+def users(users: Iterable[User], absent: Iterable[str] = (), before: str | None = None):
     """Make users exist as declared. A user's home is made for a person, not for a service.
 
     Args:
         users: the users, each once.
         absent: names of users who shall not exist. Their sessions end and their keys go; what else
             is in their homes stays.
+        before: command to run before the first change.
     """
     users = list(users)
     found = host.get_fact(Accounts, keys_of=[user.name for user in users if user.keys is not None])
+    commands = [*_agree(users, absent, found)]
+    yield from [before, *commands] if before and commands else commands
+
+
+def _agree(users: list[User], absent: Iterable[str], found: Found):
     for group in dict.fromkeys(group for user in users for group in user.groups):
         if group not in found.groups:
             report(f"group {group}: new")

@@ -27,7 +27,7 @@ base64 -d >"$t"; chown {owner}:{group} "$t"; chmod {mode} "$t"
 
 
 @operation()
-def table(rows: Iterable[Row], settings: RoleSettings):
+def table(rows: Iterable[Row], settings: RoleSettings, before: str | None = None):
     """Make a host's files agree with a table of rows.
 
     Rows are taken in order: a directory before what is in it. A file is written to a candidate,
@@ -37,11 +37,13 @@ def table(rows: Iterable[Row], settings: RoleSettings):
     Args:
         rows: Directory, File, Link and Absent rows.
         settings: the role's settings, for the templates.
+        before: command to run before the first change.
     """
     rows = list(rows)
     found = host.get_fact(Paths, paths=[row.path for row in rows]) or {}
     # All at once: pyinfra asks only for the first command when it looks ahead, and --dry shall name all.
-    yield from [command for row in rows for command in _agree(row, found.get(row.path), settings)]
+    commands = [command for row in rows for command in _agree(row, found.get(row.path), settings)]
+    yield from [before, *commands] if before and commands else commands
 
 
 def _agree(row: Row, now: Path | None, settings: RoleSettings):

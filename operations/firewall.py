@@ -7,11 +7,12 @@ import shlex
 from typing import Iterable
 
 from pyinfra import host, state
-from pyinfra.api import operation
+from pyinfra.api import StringCommand, operation
 from pyinfra.api.operation import OperationMeta
 
-from facts.firewall import RULES, Client, Firewall
+from facts.firewall import ARRIVED, RULES, Client, Firewall, Found
 from operations.report import report
+from operations.unconfirmed import GUARD
 
 UNIT = "groundwork-firewall.service"
 
@@ -20,10 +21,20 @@ UNIT = "groundwork-firewall.service"
 def way_in(networks: Iterable[str] | None):
     """Refuse rules that would shut out the connection that this run came in by; is never a change.
 
+    Waits first where another run's change is not confirmed yet: it will be, or the host puts it back.
+
     Args:
         networks: who may connect to sshd; None for everybody.
     """
-    client = host.get_fact(Client, _sudo=False)
+    found = host.get_fact(Client, _sudo=False) or Found()
+    host.connector_data[ARRIVED] = found.port
+    if found.unconfirmed and state.is_executing:
+        report("waiting for another run's change of firewall or sshd: it is confirmed, or the host puts it back")
+        good, output = host.run_shell_command(StringCommand(GUARD, "settle"), _sudo=True)
+        if not good:
+            yield f"echo {shlex.quote(output.stderr or 'it did not come to an end')} >&2; exit 1"
+            return
+    client = found.address
     if networks is None or client is None or ipaddress.ip_address(client).is_loopback:
         return
     allowed = [ipaddress.ip_network(network) for network in networks]
@@ -36,16 +47,18 @@ def way_in(networks: Iterable[str] | None):
 
 
 @operation()
-def loaded(after: Iterable[OperationMeta] = ()):
+def loaded(before: str, after: Iterable[OperationMeta] = ()):
     """Load the rules on disk where the live table is not what they give.
 
     That is so after a change of the file, and when somebody changed or flushed the table by hand.
 
     Args:
+        before: command to run before it.
         after: operations of this run that may write the rules.
     """
     if not state.is_executing and any(meta.will_change for meta in after):
         yield "true"  # a prediction
     elif not host.get_fact(Firewall):
         report(f"firewall: loading {RULES}")
+        yield before
         yield f"systemctl reload-or-restart {UNIT} || {{ journalctl --no-pager -o cat -n 20 -u {UNIT} >&2; exit 1; }}"

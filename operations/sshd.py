@@ -17,7 +17,7 @@ READS = ["/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d"]
 
 
 @operation()
-def current(port: int, after: Iterable[OperationMeta] = ()):
+def current(port: int, before: str, after: Iterable[OperationMeta] = ()):
     """Reload sshd where its configuration is newer than what runs; sessions go on.
 
     Refuses, and says why, where a change of /etc/ssh/sshd_config has made a line of our drop-in
@@ -28,18 +28,19 @@ def current(port: int, after: Iterable[OperationMeta] = ()):
 
     Args:
         port: where sshd shall listen after it.
+        before: command to run before sshd is touched.
         after: operations of this run that may write the configuration.
     """
     if not state.is_executing and any(meta.will_change for meta in after):
         yield "true"  # a prediction
         return
     found = host.get_fact(Sshd)
-    yield from _moduli(found)
     if found.complaints:
         yield f"printf '%s\\n' {' '.join(map(shlex.quote, found.complaints[:-1]))} >&2; exit 1"
         return
     units = host.get_fact(Units, reads={"ssh.service": READS, "ssh.socket": []}) or {}
-    yield from _reload(units.get("ssh.service") or Unit(), units.get("ssh.socket") or Unit(), port)
+    commands = [*_moduli(found), *_reload(units.get("ssh.service") or Unit(), units.get("ssh.socket") or Unit(), port)]
+    yield from [before, *commands] if commands else []
 
 
 def _moduli(found: Found):

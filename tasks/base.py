@@ -20,7 +20,7 @@ from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Link, Row
 from groundwork.settings import Address, Domain, Network, Part, Port, RoleSettings, Size, UserName, is_address
 from groundwork.topology import INTERNET, Flow, Here, Machine, Opening
-from operations import accounts, apt, files, firewall, host, service, sshd, swap, sysctl
+from operations import accounts, apt, files, firewall, host, service, sshd, swap, sysctl, unconfirmed
 
 LIB = "/usr/local/lib/groundwork"
 
@@ -151,6 +151,9 @@ class Settings(RoleSettings):
     """Minutes of the first ban; each further one of an address is longer, up to a week."""
     ban_never: list[Network] = []
     """Networks never banned, besides the inventory's own hosts and those that base_ssh_sources names."""
+    confirm_seconds: int = Field(default=60, ge=10, le=600)
+    """Seconds in which a new connection must confirm a change of firewall, sshd, keys or sudo. After them the
+    host puts back what was there. 10 to 600."""
     firewall_log: bool = True
     """Log refused packets (the kernel's log, at most ten a minute)."""
     first_run_upgrade: bool = True
@@ -245,18 +248,42 @@ class Settings(RoleSettings):
         return list(dict.fromkeys([*hosts, *sources, *self.ban_never]))
 
     def files(self, here: Here) -> list[Row]:
-        machine = here.machine or Machine("debian", "bookworm", "amd64", here.memory, here.cores)
+        return [*self.configuration(here), *self.ways_in(here)]
+
+    def configuration(self, here: Here) -> list[Row]:
+        """Files that lock nobody out."""
+        machine = _machine(here)
         return [
             Directory("/etc/groundwork"),
             Directory(LIB),
             *self._clock_files(machine),
             *self._upkeep_files(machine),
             *self._fail2ban_files(here),
-            *self._firewall_files(here),
-            # Last: the administrators and their sudo are there by now.
-            File("/etc/sudoers.d/groundwork", template="base/sudoers.j2", mode="440", check="visudo -cqf {}"),
-            *self._sshd_files(machine),
+            File(unconfirmed.GUARD, source="base/guard", mode="755"),
+            File(f"/etc/systemd/system/{unconfirmed.UNIT}", template="base/rollback.service.j2"),
+            File(f"{LIB}/load-firewall", source="base/load-firewall", mode="755"),
+            File(f"/etc/systemd/system/{firewall.UNIT}", template="base/firewall.service.j2"),
+            File(CHECK, source="base/check-sshd", mode="755"),
+            Directory("/etc/systemd/system/ssh.socket.d"),
         ]
+
+    def ways_in(self, here: Here) -> list[Row]:
+        """Files that say who gets in: changed on probation. sshd's are last, when the people's keys and sudo are there."""
+        return [
+            File(
+                RULES,
+                template="base/firewall.nft.j2",
+                variables={"openings": self.openings(here)},
+                check="nft -c -f {}",
+            ),
+            File("/etc/sudoers.d/groundwork", template="base/sudoers.j2", mode="440", check="visudo -cqf {}"),
+            *self._sshd_files(_machine(here)),
+        ]
+
+    def kept(self, here: Here) -> list[str]:
+        """Paths that are put back where nobody confirms a change: the files above, and the people's keys."""
+        keys = [f"{user.home}/.ssh/authorized_keys" for user in self.users()]
+        return [*(row.path for row in self.ways_in(here)), *keys, *(f"{path}2" for path in keys)]
 
     def _clock_files(self, machine: Machine) -> list[Row]:
         zone = f"/usr/share/zoneinfo/{self.timezone}"
@@ -300,25 +327,11 @@ class Settings(RoleSettings):
             )
         ]
 
-    def _firewall_files(self, here: Here) -> list[Row]:
-        return [
-            File(f"{LIB}/load-firewall", source="base/load-firewall", mode="755"),
-            File(
-                RULES,
-                template="base/firewall.nft.j2",
-                variables={"openings": self.openings(here)},
-                check="nft -c -f {}",
-            ),
-            File(f"/etc/systemd/system/{firewall.UNIT}", template="base/firewall.service.j2"),
-        ]
-
     def _sshd_files(self, machine: Machine) -> list[Row]:
         socket = "/etc/systemd/system/ssh.socket.d/groundwork.conf"
         listens = machine.codename == "noble" and self.ssh_port != 22
         return [
-            Directory("/etc/systemd/system/ssh.socket.d"),
             File(socket, template="base/ssh.socket.j2") if listens else Absent(socket),
-            File(CHECK, source="base/check-sshd", mode="755"),
             File(
                 DROP_IN,
                 template="base/sshd.conf.j2",
@@ -409,6 +422,10 @@ def security_origins(machine: Machine) -> list[str]:
     return ["origin=Debian,codename=${distro_codename}-security,label=Debian-Security"]
 
 
+def _machine(here: Here) -> Machine:
+    return here.machine or Machine("debian", "bookworm", "amd64", here.memory, here.cores)
+
+
 def _is_domain(name: str) -> bool:
     label = r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?"
     return bool(re.fullmatch(rf"{label}(\.{label})*", name))
@@ -428,19 +445,18 @@ def _own_public_key(here: Here) -> str:
 
 @role(Settings, "Base")
 def base(settings: Settings, here: Here) -> None:
-    """Packages, then people and files, then services; sshd last, when the people's keys are there."""
+    """Packages, files and services; then people, firewall and sshd, on probation until a new connection confirms them."""
     apt.packages(
         name="Packages", present=PACKAGES, recommends=False, upgrade_once=settings.first_run_upgrade
     )
 
-    accounts.users(name="Administrators", users=settings.users(), absent=settings.absent)
+    firewall.way_in(name="Way in", networks=settings.ssh_networks(here))
     host.names(
         name="Host name and /etc/hosts",
         hostname=settings.hostname_of(here),
         addresses=settings.addresses(here),
     )
-    firewall.way_in(name="Way in", networks=settings.ssh_networks(here))
-    configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
+    configured = files.table(name="Configuration", rows=settings.configuration(here), settings=settings)
     sysctl.settings(name="Kernel settings", role="base", values={**SYSCTLS, **settings.sysctls})
     swap.file(name="Swap", size=settings.swap(here))
 
@@ -449,7 +465,9 @@ def base(settings: Settings, here: Here) -> None:
     service.services(
         name="Services",
         services=[
-            service.Service(firewall.UNIT),
+            # Started below, once the rules are there; at boot it loads what is on disk.
+            service.Service(firewall.UNIT, running=None),
+            service.Service(unconfirmed.UNIT, running=None),
             service.Service("systemd-journald.service", reads=("/etc/systemd/journald.conf.d",), enabled=None),
             service.Service("chrony.service", reads=("/etc/chrony/sources.d",), running=clock),
             service.Service("fail2ban.service", reads=("/etc/fail2ban/jail.d",), reload=True),
@@ -459,5 +477,17 @@ def base(settings: Settings, here: Here) -> None:
         ],
         after=[configured],
     )
-    firewall.loaded(name="Firewall", after=[configured])
-    sshd.current(name="sshd", port=settings.ssh_port, after=[configured])
+
+    keep = unconfirmed.keep(settings.confirm_seconds, settings.kept(here))
+    people = accounts.users(
+        name="Administrators", users=settings.users(), absent=settings.absent, before=keep
+    )
+    ways_in = files.table(name="Ways in", rows=settings.ways_in(here), settings=settings, before=keep)
+    rules = firewall.loaded(name="Firewall", before=keep, after=[ways_in])
+    daemon = sshd.current(name="sshd", port=settings.ssh_port, before=keep, after=[ways_in])
+    unconfirmed.confirmed(
+        name="Confirmation",
+        seconds=settings.confirm_seconds,
+        port=settings.ssh_port,
+        after=[people, ways_in, rules, daemon],
+    )
