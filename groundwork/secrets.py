@@ -37,6 +37,9 @@ NAME = re.compile(r"[a-z0-9_]+(/[a-z0-9_.-]+)+")
 LAB_PREFIX = "lab-"
 DEFAULT_IDENTITY = "~/.config/groundwork/age.key"
 DEFAULT_LAB_CACHE = "/var/cache/groundwork-lab"
+KEPT = "/var/lib/groundwork/passwords"
+"""Where a host keeps its databases' administrators' passwords as last seen to work there, for root alone:
+the way in when a secret has changed."""
 
 
 class SecretError(PyinfraError, ValueError):

@@ -12,7 +12,8 @@ from typing import Any, Iterable, Mapping
 from pyinfra import host, state
 from pyinfra.api import FactBase, StringCommand, operation
 
-from groundwork.context import inventory_file, secret_value
+from groundwork.context import secret_value
+from groundwork.secrets import variable
 from groundwork.templates import ROOT
 from operations.report import report
 
@@ -34,7 +35,7 @@ class Started(FactBase):
 
 
 @operation()
-def administrator(data_directory: str):
+def administrator(data_directory: str, kept: str):
     """Make the first administrator of an empty data directory, before anybody else can knock.
 
     On a data directory that has been used it does nothing: whether the administrator's password is
@@ -42,6 +43,7 @@ def administrator(data_directory: str):
 
     Args:
         data_directory: `storage.dbPath`.
+        kept: file of the administrator's password as last set on this host.
     """
     if host.get_fact(Started, data_directory=data_directory) == "yes":
         return
@@ -51,23 +53,28 @@ def administrator(data_directory: str):
         shlex.quote((_SCRIPTS / "administrator.sh").read_text()),
         "administrator",
         shlex.quote(data_directory),
-        _stdin=_script("administrator.js", {"password": secret_value("mongodb/admin")}),
+        _stdin=_script("administrator.js", {"password": secret_value("mongodb/admin"), "kept": kept}),
     )
 
 
 @operation()
-def content(port: int, users: Iterable[Mapping[str, Any]], collections: Iterable[Mapping[str, Any]]):
-    """Make users, collections and indexes agree; each user is checked by logging in.
+def content(
+    port: int, kept: str, users: Iterable[Mapping[str, Any]], collections: Iterable[Mapping[str, Any]]
+):
+    """Make passwords, users, collections and indexes agree; each user is checked by logging in.
 
     Args:
         port: where mongod listens on loopback.
-        users: dicts with name, database, roles.
+        kept: file of the administrator's password as last set on this host: the way in when the
+            secret has changed.
+        users: dicts with name, database, roles, state.
         collections: dicts with database, name, timeseries, indexes.
     """
     wanted = {
         "port": port,
         "password": secret_value("mongodb/admin"),
-        "users": [{**user, "password": secret_value(f"mongodb/{user['name']}")} for user in users],
+        "kept": kept,
+        "users": [_with_password(user) for user in users],
         "collections": list(collections),
         "apply": False,
     }
@@ -79,10 +86,12 @@ def content(port: int, users: Iterable[Mapping[str, Any]], collections: Iterable
     found = _answer(output.stdout_lines) if good else {"problem": output.stderr or output.stdout}
     if "problem" in found:
         if state.is_executing:
-            yield _stop(found["problem"])
+            yield _stop(found["problem"], kept)
         else:
             yield "true"  # not running yet, or not as it will be: told when it is executed
         return
+    for note in found["notes"]:
+        host.log(f"  MongoDB: {note}")
     for change in found["changes"]:
         report(f"MongoDB: {change}")
     if found["changes"]:
@@ -94,8 +103,14 @@ def content(port: int, users: Iterable[Mapping[str, Any]], collections: Iterable
         )
 
 
+def _with_password(user: Mapping[str, Any]) -> dict[str, Any]:
+    password = {"password": secret_value(f"mongodb/{user['name']}")} if user["state"] == "present" else {}
+    return {**user, **password}
+
+
 def _script(name: str, wanted: Mapping[str, Any]) -> str:
-    return f"const wanted = {json.dumps(wanted)};\n{(_SCRIPTS / name).read_text()}"
+    scripts = "".join((_SCRIPTS / part).read_text() for part in ("kept.js", name))
+    return f"const wanted = {json.dumps(wanted)};\n{scripts}"
 
 
 def _answer(lines: list[str]) -> dict[str, Any]:
@@ -105,12 +120,12 @@ def _answer(lines: list[str]) -> dict[str, Any]:
     return {"problem": "mongosh gave no answer: " + " ".join(lines[-3:])}
 
 
-def _stop(problem: str) -> str:
+def _stop(problem: str, kept: str) -> str:
     if problem == "refused":
         problem = (
-            "MongoDB refuses the administrator: its data was made with another password than the secret "
-            "mongodb/admin now has. Nothing was changed. Put the password that it knows back: "
-            f"`python -m groundwork.secrets --inventory {inventory_file()} rotate mongodb/admin --no-generate` "
-            "(an older secrets file, in git, has it)"
+            "MongoDB refuses the administrator: what the secret mongodb/admin has now is not its password, and "
+            f"{kept} on this host does not hold it either. Nothing was changed. Give the password that it knows "
+            f"for one run, in the environment variable {variable('mongodb/admin')} (an older secrets file, in git, "
+            "has it); the run after that, without the variable, sets the new one"
         )
     return f"echo {shlex.quote(problem)} >&2; exit 1"

@@ -16,16 +16,24 @@ from facts.units import STAMPS, Unit, Units
 from groundwork.context import secret_value
 from operations.report import report
 
-# With the new administrator's password the running server refuses the login: only a restart makes
-# it read the file then. What it does accept needs none, and keeps its clients' connections.
-_LOAD = """answer=$(redis-cli -p {port} 2>&1 || true)
-case $answer in
-  "OK
-OK") ;;
-  *WRONGPASS*|*NOAUTH*|*NOPERM*) systemctl restart {unit} ;;
-  *) echo "Redis does not load {acl}: $answer" >&2; exit 1 ;;
-esac
-mkdir -p {stamps}; touch {stamps}/{unit}"""
+# Which login the running server takes: the one on standard input, or one of those that the host keeps.
+_WAY_IN = """wanted=$(cat)
+for way in wanted {kept} {kept}.new; do
+  case $way in wanted) login=$wanted;; *) [ -f $way ] || continue; login=$(cat $way);; esac
+  answer=$(printf '%s\\n' "$login" | redis-cli -p {port} 2>&1)
+  case $answer in OK) echo $way; exit;; *WRONGPASS*|*NOAUTH*) ;; *) echo "$answer"; exit 1;; esac
+done
+echo none"""
+
+_LOAD = """answer=$({login} | redis-cli -p {port} 2>&1 || true)
+[ "$answer" = "OK
+OK" ] || {{ echo "Redis does not load {acl}: $answer" >&2; exit 1; }}"""
+
+# Before the new one is loaded: from here on, the right one is among the two, wherever the run ends.
+_ANNOUNCE = """umask 077; [ {way} = {kept} ] || mv -fT {way} {kept}
+cat >{kept}.new; sync {kept}.new"""
+
+_STAMP = """mkdir -p {stamps}; touch {stamps}/{unit}"""
 
 _LOG_IN = """script=$(cat); end=$(($(date +%s) + {seconds}))
 while :; do
@@ -44,19 +52,21 @@ def access(
     unit: str,
     acl: str,
     users: Iterable[str],
+    kept: str,
     seconds: int = 120,
     after: Iterable[OperationMeta] = (),
 ):
     """Make the running server use its ACL file as it is on disk, and see each user log in.
 
-    The ACL is loaded without a restart, so a new password for an application closes only its
-    connections. When the administrator's own password is new, the server is restarted.
+    The ACL is loaded without a restart, with the administrator's login as it shall be, or as this host
+    keeps it since it was last set. Where the server takes neither, only a restart makes it read the file.
 
     Args:
         port: where Redis listens on loopback.
         unit: its unit.
         acl: the ACL file.
         users: who must be able to log in; `redis/<user>` is the secret. "admin" may do all.
+        kept: file of the administrator's login as last set on this host.
         seconds: how long to wait for the server, which reads its data first.
         after: operations of this run that may change the file, for `--dry`.
     """
@@ -65,13 +75,29 @@ def access(
         return
     found = (host.get_fact(Units, reads={unit: [acl]}) or {}).get(unit) or Unit()
     if found.running and found.stale:
-        report(f"{unit}: loads {acl}, which is newer than what runs")
-        yield StringCommand(
-            _LOAD.format(port=port, unit=unit, acl=acl, stamps=STAMPS),
-            _stdin=f"{_auth('admin')}\nACL LOAD",
-        )
+        yield _load(port, unit, acl, kept)
     if state.is_executing:
         yield from _logged_in(port, unit, list(users), seconds)
+
+
+def _load(port: int, unit: str, acl: str, kept: str) -> StringCommand:
+    """The command that makes the server read its ACL file, by the way in that there is."""
+    wanted = _auth("admin")
+    good, output = host.run_shell_command(
+        StringCommand(_WAY_IN.format(port=port, kept=kept)), _sudo=True, _stdin=wanted
+    )
+    way = output.stdout_lines[-1] if output.stdout_lines else output.stderr
+    if not good:
+        return StringCommand(f"echo {shlex.quote(f'Redis does not take a login: {way}')} >&2; exit 1")
+    if way == "none":
+        report(f"{unit}: restarted, because it takes neither the new redis/admin nor the one in {kept}")
+        steps = [f"systemctl restart {unit}"]
+    else:
+        report(f"{unit}: loads {acl}, which is newer than what runs")
+        announce = [] if way == "wanted" else [_ANNOUNCE.format(way=way, kept=kept)]
+        login = "{ cat; echo; echo ACL LOAD; }" if way == "wanted" else f"{{ cat {kept}; echo; echo ACL LOAD; }}"
+        steps = [*announce, _LOAD.format(login=login, port=port, acl=acl)]
+    return StringCommand("\n".join(["set -e", *steps, _STAMP.format(stamps=STAMPS, unit=unit)]), _stdin=wanted)
 
 
 def _logged_in(port: int, unit: str, users: list[str], seconds: int):
@@ -91,7 +117,12 @@ def _logged_in(port: int, unit: str, users: list[str], seconds: int):
 
 
 def _auth(user: str) -> str:
-    return f"AUTH {user} {quoted(secret_value(f'redis/{user}'))}"
+    return login(user, secret_value(f"redis/{user}"))
+
+
+def login(user: str, password: str) -> str:
+    """The line that logs in, as redis-cli takes it on standard input."""
+    return f"AUTH {user} {quoted(password)}"
 
 
 def quoted(value: str) -> str:

@@ -178,7 +178,7 @@ class Settings(RoleSettings):
 
     def mongodb_login(self, here: Here) -> tuple[str, str]:
         """User and database for MongoDB; empty where the settings do not tell."""
-        users = here.settings_of("mongodb").users if here.peers("mongodb") else []
+        users = here.settings_of("mongodb").present if here.peers("mongodb") else []
         named = [user for user in users if self.mongodb_user in (None, user.name)]
         user = self.mongodb_user or (named[0].name if named else "")
         return user, self.mongodb_database or (named[0].database if named else "")
@@ -231,7 +231,7 @@ class Settings(RoleSettings):
             yield from self._mongodb_errors(here)
 
     def _mongodb_errors(self, here: Here) -> Iterable[str]:
-        names = [user.name for user in here.settings_of("mongodb").users] if here.peers("mongodb") else None
+        names = [user.name for user in here.settings_of("mongodb").present] if here.peers("mongodb") else None
         if names is not None and self.mongodb_user and self.mongodb_user not in names:
             yield f"app_mongodb_user = {self.mongodb_user!r} is none of mongodb_users ({', '.join(names)})"
         elif not all(self.mongodb_login(here)):

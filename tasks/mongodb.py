@@ -7,8 +7,8 @@ from typing import Iterable, Literal
 from pydantic import Field
 
 from groundwork.roles import role
-from groundwork.rows import Directory, File, Row
-from groundwork.secrets import Secret
+from groundwork.rows import Absent, Directory, File, Row
+from groundwork.secrets import KEPT, Secret
 from groundwork.settings import Address, Part, Port, RoleSettings
 from groundwork.topology import Flow, Here
 from operations import apt, files, mongodb as database, service, sysctl, wait
@@ -39,6 +39,7 @@ SYSCTLS = {
 """MongoDB manual, "Production Notes for Self-Managed Deployments"."""
 
 LOG = "/var/log/mongodb/mongod.log"
+KEPT_PASSWORD = f"{KEPT}/mongodb-admin"
 EVERYWHERE = ("0.0.0.0", "::")
 
 CACHE_SHARE = 0.6
@@ -54,7 +55,9 @@ class User(Part):
     database: str = Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")
     """Its own database."""
     roles: list[str] = ["readWrite"]
-    """Built-in roles on that database."""
+    """Built-in roles on that database: all that it has."""
+    state: Literal["present", "absent"] = "present"
+    """absent removes the user, and no data."""
 
 
 class Index(Part):
@@ -115,9 +118,15 @@ class Settings(RoleSettings):
     data_directory: Literal["/var/lib/mongodb"] = "/var/lib/mongodb"
     """Where the vendor's package keeps the data."""
     users: list[User] = []
-    """Application users."""
+    """Application users. Who is not in the list is left alone; {"name": …, "database": …, "state": "absent"}
+    removes one."""
     collections: list[Collection] = []
     """Collections and indexes that shall exist."""
+
+    @property
+    def present(self) -> list[User]:
+        """Users who shall be there."""
+        return [user for user in self.users if user.state == "present"]
 
     def series_for(self, here: Here) -> str:
         """The series to install on a host."""
@@ -155,18 +164,20 @@ class Settings(RoleSettings):
         return "always" if float(self.series_for(here)) >= 8.0 else "never"
 
     def secrets(self, here: Here) -> list[Secret]:
-        return [Secret("mongodb/admin"), *(Secret(f"mongodb/{user.name}") for user in self.users)]
+        return [Secret("mongodb/admin"), *(Secret(f"mongodb/{user.name}") for user in self.present)]
 
     def flows(self) -> list[Flow]:
         return [Flow("app", self.role, self.port)]
 
     def errors(self, here: Here) -> Iterable[str]:
-        names = [user.name for user in self.users]
-        for name in sorted({name for name in names if names.count(name) > 1 or name == "admin"}):
-            yield f"mongodb_users: {name!r} is there twice" if name != "admin" else (
-                "mongodb_users: 'admin' is the administrator's name, call the user otherwise"
-            )
-        owners = {user.database for user in self.users if {"readWrite", "dbOwner"} & set(user.roles)}
+        # One that moves to another database may be there once more, absent from the one it leaves.
+        names = [user.name for user in self.present]
+        pairs = [(user.name, user.database) for user in self.users]
+        twice = {name for name, database in pairs if names.count(name) > 1 or pairs.count((name, database)) > 1}
+        yield from (f"mongodb_users: {name!r} is there twice" for name in sorted(twice - {"admin"}))
+        if "admin" in [user.name for user in self.users]:
+            yield "mongodb_users: 'admin' is the administrator's name, call the user otherwise"
+        owners = {user.database for user in self.present if {"readWrite", "dbOwner"} & set(user.roles)}
         for collection in self.collections:
             if collection.database not in owners:
                 yield (
@@ -199,6 +210,7 @@ class Settings(RoleSettings):
     def files(self, here: Here) -> list[Row]:
         return [
             Directory("/etc/groundwork"),
+            Directory(KEPT, mode="700"),
             File("/etc/mongosh.conf", template="mongodb/mongosh.conf.j2"),
             File(
                 "/etc/mongod.conf",
@@ -212,6 +224,13 @@ class Settings(RoleSettings):
                 template="mongodb/groundwork-huge-pages.service.j2",
             ),
             File("/etc/logrotate.d/groundwork-mongodb", template="mongodb/logrotate.j2"),
+        ]
+
+    def kept(self) -> list[Row]:
+        """The administrator's password, once it is seen to work."""
+        return [
+            File(KEPT_PASSWORD, template="mongodb/kept.j2", mode="600", secret=True),
+            Absent(f"{KEPT_PASSWORD}.new"),
         ]
 
     def repository_for(self, here: Here) -> dict:
@@ -239,7 +258,9 @@ def mongodb(settings: Settings, here: Here) -> None:
     )
     configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
     sysctl.settings(name="Kernel", role="mongodb", values=SYSCTLS)
-    database.administrator(name="Administrator", data_directory=settings.data_directory)
+    database.administrator(
+        name="Administrator", data_directory=settings.data_directory, kept=KEPT_PASSWORD
+    )
     kernel = service.Service(
         "groundwork-huge-pages.service", running=not (here.machine and here.machine.container)
     )
@@ -252,6 +273,8 @@ def mongodb(settings: Settings, here: Here) -> None:
     database.content(
         name="Users and collections",
         port=settings.port,
+        kept=KEPT_PASSWORD,
         users=[user.model_dump() for user in settings.users],
         collections=[collection.model_dump() for collection in settings.collections],
     )
+    files.table(name="Kept password", rows=settings.kept(), settings=settings)

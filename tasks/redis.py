@@ -7,8 +7,8 @@ from typing import Annotated, Iterable, Literal
 from pydantic import Field, StringConstraints
 
 from groundwork.roles import role
-from groundwork.rows import Directory, File, Row
-from groundwork.secrets import Secret
+from groundwork.rows import Absent, Directory, File, Row
+from groundwork.secrets import KEPT, Secret
 from groundwork.settings import Port, RoleSettings, Size
 from groundwork.topology import Flow, Here
 from operations import apt, files, redis as database, service, sysctl
@@ -17,6 +17,7 @@ UNIT = "redis-server.service"
 CONFIGURATION = "/etc/redis/redis.conf"
 ACL = "/etc/redis/users.acl"
 CHECK = "/usr/local/lib/groundwork/redis-check"
+KEPT_PASSWORD = f"{KEPT}/redis-admin"
 USERS = ("app", "admin")
 """Their passwords are the secrets redis/app and redis/admin."""
 
@@ -83,6 +84,7 @@ class Settings(RoleSettings):
             # The package gives it to redis, which could then rewrite what we declare (CONFIG REWRITE).
             Directory("/etc/redis", group="redis", mode="750"),
             Directory("/usr/local/lib/groundwork"),
+            Directory(KEPT, mode="700"),
             File(CHECK, source="redis/check", mode="755"),
             # The server may read what it is told, and change neither (CONFIG REWRITE, ACL SAVE).
             File(
@@ -105,6 +107,19 @@ class Settings(RoleSettings):
             File(f"/etc/systemd/system/{UNIT}.d/groundwork.conf", template="redis/redis-server.service.j2"),
         ]
 
+    def kept(self) -> list[Row]:
+        """The administrator's login, once it is seen to work."""
+        return [
+            File(
+                KEPT_PASSWORD,
+                template="redis/kept.j2",
+                variables={"login": database.login},
+                mode="600",
+                secret=True,
+            ),
+            Absent(f"{KEPT_PASSWORD}.new"),
+        ]
+
 
 @role(Settings, "Redis")
 def redis(settings: Settings, here: Here) -> None:
@@ -120,5 +135,6 @@ def redis(settings: Settings, here: Here) -> None:
         after=[configured],
     )
     database.access(
-        name="Users", port=settings.port, unit=UNIT, acl=ACL, users=USERS, after=[configured]
+        name="Users", port=settings.port, unit=UNIT, acl=ACL, users=USERS, kept=KEPT_PASSWORD, after=[configured]
     )
+    files.table(name="Kept password", rows=settings.kept(), settings=settings)

@@ -1,10 +1,10 @@
 // Makes the administrator, or finds that a run that was cut off has made it already.
-// `wanted` stands before this on standard input.
+// `wanted` and kept.js stand before this on standard input.
 
 const socket = encodeURIComponent('/run/groundwork-mongodb-administrator/mongod.sock');
 
-function has_administrator() {
-  const login = `admin:${encodeURIComponent(wanted.password)}@`;
+function has_administrator(password) {
+  const login = `admin:${encodeURIComponent(password)}@`;
   try {
     new Mongo(`mongodb://${login}${socket}/?authSource=admin&serverSelectionTimeoutMS=10000`);
     return true;
@@ -14,7 +14,8 @@ function has_administrator() {
   }
 }
 
-if (!has_administrator()) {
+if (!has_administrator(wanted.password) && !kept().some(right => has_administrator(right.password))) {
+  announce();
   const admin = new Mongo(`mongodb://${socket}/?serverSelectionTimeoutMS=10000`).getDB('admin');
   admin.createUser({user: 'admin', pwd: wanted.password, roles: ['userAdminAnyDatabase']});
 }

@@ -1,5 +1,5 @@
 // Compares users, collections and indexes with what is wanted, and in apply mode makes them agree.
-// `wanted` stands before this on standard input. Prints one JSON document: {problem} or {changes}.
+// `wanted` and kept.js stand before this on standard input. Prints one JSON document: {problem} or {changes, notes}.
 
 const AUTHENTICATION_FAILED = 18;
 
@@ -18,10 +18,37 @@ function same(a, b) {
   return JSON.stringify(a) === JSON.stringify(b);
 }
 
-function compare_user(admin, user, changes) {
+// Logs in as the administrator: with the password as it shall be, or as this host kept it when it was last set.
+function administrator(changes) {
+  const login = connect_as('admin', wanted.password, 'admin');
+  if (!login.refused) return login;
+  for (const right of kept()) {
+    const old = connect_as('admin', right.password, 'admin');
+    if (old.refused) continue;
+    if (old.error) return old;
+    changes.push('administrator admin: password');
+    if (wanted.apply) {
+      announce(right);
+      old.connection.getDB('admin').updateUser('admin', {pwd: wanted.password});
+    }
+    return old;
+  }
+  return login;
+}
+
+function compare_user(admin, all, user, changes, notes) {
   const database = admin.getDB(user.database);
   const roles = user.roles.map(role => ({role, db: user.database}));
-  const found = database.getUser(user.name);
+  const found = all.find(other => other.user === user.name && other.db === user.database);
+  if (user.state === 'absent') {
+    if (!found) return;
+    changes.push(`user ${user.name} of ${user.database}: removed`);
+    if (wanted.apply) database.dropUser(user.name);
+    return;
+  }
+  all.filter(other => other.user === user.name && !declared(other)).forEach(other => notes.push(
+    `there is a user ${user.name} of ${other.db} too, with a password and roles of its own. If it has moved from there, add ` +
+    `{"name": "${user.name}", "database": "${other.db}", "state": "absent"} to mongodb_users`));
   const sorted = list => list.map(item => `${item.db}.${item.role}`).sort();
   if (!found) {
     changes.push(`user ${user.name} of ${user.database}: new, ${user.roles.join(', ')}`);
@@ -38,6 +65,10 @@ function compare_user(admin, user, changes) {
     changes.push(`user ${user.name} of ${user.database}: password`);
     if (wanted.apply) database.updateUser(user.name, {pwd: user.password});
   }
+}
+
+function declared(found) {
+  return wanted.users.some(user => user.name === found.user && user.database === found.db);
 }
 
 function compare_collection(database, item, changes) {
@@ -71,14 +102,16 @@ function compare_index(database, item, indexes, index, changes) {
 }
 
 function run() {
-  const admin = connect_as('admin', wanted.password, 'admin');
-  if (admin.refused) return {problem: 'refused'};
-  if (admin.error) return {problem: admin.error.message};
   const changes = [];
+  const notes = [];
   try {
-    wanted.users.forEach(user => compare_user(admin.connection, user, changes));
+    const admin = administrator(changes);
+    if (admin.refused) return {problem: 'refused'};
+    if (admin.error) return {problem: admin.error.message};
+    const all = admin.connection.getDB('admin').runCommand({usersInfo: {forAllDBs: true}}).users;
+    wanted.users.forEach(user => compare_user(admin.connection, all, user, changes, notes));
     for (const item of wanted.collections) {
-      const owner = wanted.users.find(user => user.database === item.database &&
+      const owner = wanted.users.find(user => user.state === 'present' && user.database === item.database &&
         user.roles.some(role => ['readWrite', 'dbOwner'].includes(role)));
       const login = connect_as(owner.name, owner.password, owner.database);
       if (login.connection) compare_collection(login.connection.getDB(item.database), item, changes);
@@ -87,7 +120,7 @@ function run() {
   } catch (error) {
     return {problem: error.message};
   }
-  return {changes};
+  return {changes, notes};
 }
 
 print(JSON.stringify(run()));
