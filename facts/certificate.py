@@ -1,4 +1,4 @@
-"""A certificate, as the host sees it."""
+"""Certificates, as the host sees them: that of a file, and what certbot keeps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from dataclasses import dataclass, field
 from typing import Iterable
 
 from pyinfra.api import FactBase
+
+LETSENCRYPT = "/etc/letsencrypt"
+"""certbot's directory, whichever authority it asks."""
+LINEAGE = "groundwork"
+"""certbot's name for nginx's certificate. It stays when the domains change, and is no name that a
+certificate of the host's own would have."""
+OFF = ".off"
+"""What is added to the name of a renewal configuration that certbot shall not see."""
 
 
 @dataclass
@@ -38,17 +46,84 @@ class Certificate(FactBase):
         )
 
     def process(self, output: Iterable[str]):
-        found = CertificateState()
+        found, there = CertificateState(), False
         for line in (line.strip() for line in output):
             if line.startswith("mode="):
                 found.mode = line[5:]
             elif line.startswith("subject="):
-                found.subject = line[8:].strip()
-            elif line.startswith(("DNS:", "IP Address:")):
-                found.names = {_plain(item.split(":", 1)[1].strip()) for item in line.split(",")}
-            elif line == "Certificate will not expire":
-                found.lasts = True
-        return found if found.subject else None
+                # An authority may leave the subject empty, and say all in the names.
+                found.subject, there = line[8:].strip(), True
+            else:
+                _read(line, found)
+        return found if there else None
+
+
+@dataclass
+class LineageState:
+    """What certbot keeps of nginx's certificate."""
+
+    server: str = ""
+    """URL of the directory of the authority that issued it."""
+    names: set[str] = field(default_factory=set)
+    lasts: bool = False
+    """It is still valid after the time asked about."""
+    pair: bool = False
+    """Certificate and key belong together."""
+    off: bool = False
+    """Its renewal was switched off when another certificate took its place."""
+    left: bool = False
+    """Something of it is there."""
+    installed: bool = False
+    """nginx's file holds exactly this certificate, chain and key, closed to others."""
+
+    @property
+    def whole(self) -> bool:
+        return bool(self.server and self.names and self.pair)
+
+
+class Lineage(FactBase):
+    """certbot's certificate for nginx.
+
+    Args of the command:
+        path: nginx's PEM file.
+        seconds: how long the certificate shall last.
+    """
+
+    default = LineageState
+
+    def command(self, path: str, seconds: int) -> str:
+        live, renewal, quoted = f"live/{LINEAGE}", f"renewal/{LINEAGE}.conf", shlex.quote(path)
+        return (
+            f"if cd {LETSENCRYPT} 2>/dev/null; then "
+            f"ls -d {live} archive/{LINEAGE} {renewal} {renewal}{OFF} 2>/dev/null | sed -n '1s/.*/left=yes/p'; "
+            f"c={renewal}; [ -s $c ] || {{ c=$c{OFF}; [ ! -s $c ] || echo off=yes; }}; "
+            "sed -n 's/^server *= */server=/p' $c 2>/dev/null; "
+            f"openssl x509 -in {live}/fullchain.pem -noout -ext subjectAltName -checkend {seconds} 2>/dev/null; "
+            f"k=$(openssl pkey -in {live}/privkey.pem -pubout 2>/dev/null) && "
+            f'[ "$(openssl x509 -in {live}/fullchain.pem -noout -pubkey 2>/dev/null)" = "$k" ] && echo pair=yes; '
+            f"cat {live}/fullchain.pem {live}/privkey.pem 2>/dev/null | cmp -s - {quoted} "
+            f'&& [ "$(stat -c %a {quoted})" = 600 ] && echo installed=yes; fi; true'
+        )
+
+    def process(self, output: Iterable[str]):
+        found = LineageState()
+        for line in (line.strip() for line in output):
+            name, _, value = line.partition("=")
+            if name == "server":
+                found.server = value
+            elif name in ("left", "off", "pair", "installed"):
+                setattr(found, name, True)
+            else:
+                _read(line, found)
+        return found
+
+
+def _read(line: str, found: CertificateState | LineageState) -> None:
+    """A line that openssl says of a certificate's names and end."""
+    if line.startswith(("DNS:", "IP Address:")):
+        found.names = {_plain(item.split(":", 1)[1].strip()) for item in line.split(",")}
+    elif line == "Certificate will not expire":
+        found.lasts = True
 
 
 def _plain(name: str) -> str:

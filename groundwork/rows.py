@@ -37,6 +37,9 @@ class Link(Row):
 class Absent(Row):
     """No file here. (A directory is removed only when it is empty.)"""
 
+    aside: str = ""
+    """Instead of being removed it gets this suffix, and stays."""
+
 
 @dataclass(frozen=True)
 class File(Row):

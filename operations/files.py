@@ -80,7 +80,10 @@ def _link(row: Link, now: Path | None):
 
 
 def _absent(row: Absent, now: Path | None):
-    if now is not None:
+    if now is not None and row.aside:
+        report(f"{row.path}: put aside as {row.path}{row.aside}")
+        yield f"mv -fT -- {shlex.quote(row.path)} {shlex.quote(row.path + row.aside)}"
+    elif now is not None:
         report(f"{row.path}: removed")
         remove = "rmdir" if now.kind == "directory" else "rm -f"
         yield f"{remove} -- {shlex.quote(row.path)}"

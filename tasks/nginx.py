@@ -8,20 +8,29 @@ from typing import Iterable, Literal
 from cryptography import x509
 from pydantic import Field
 
+from facts.certificate import LETSENCRYPT, LINEAGE, OFF
 from groundwork.roles import role
-from groundwork.rows import Directory, File, Row
+from groundwork.rows import Absent, Directory, File, Row
 from groundwork.secrets import Secret
-from groundwork.settings import Domain, Network, RoleSettings, Size
+from groundwork.settings import Domain, Network, RoleSettings, Size, is_address
 from groundwork.sources import SourceError, shown, tree
 from groundwork.templates import ROOT
-from groundwork.topology import Flow, Here
+from groundwork.topology import INTERNET, Flow, Here
 from operations import accounts, apt, files, service, wait
-from operations.certificate import self_signed
+from operations.certificate import from_authority, self_signed
 from operations.release import release
 
 FRONTEND = "/srv/frontend"
 CERTIFICATE = "/etc/nginx/tls.pem"
 """Certificate, chain and key in one file, so that the three are always of one kind."""
+ACME = "acme"
+"""Value of nginx_tls_certificate that asks an authority for it."""
+CHALLENGES = "/srv/acme"
+"""Where certbot answers what the authority asks on port 80."""
+HOOK = f"{LETSENCRYPT}/renewal-hooks/deploy/groundwork-nginx"
+"""What certbot runs after a renewal: brings the certificate to nginx."""
+AUTHORITY = f"{LETSENCRYPT}/groundwork-authority.pem"
+RENEWAL = "/etc/systemd/system/certbot.service.d/groundwork.conf"
 BEFORE_1_25 = ("jammy", "noble", "bookworm")
 """Series whose nginx (1.18, 1.24, 1.22) has no directive `http2`, which came with 1.25.1."""
 BEFORE_1_19 = ("jammy",)
@@ -49,9 +58,23 @@ class Settings(RoleSettings):
     """Host names that are served; others are refused. Empty serves whatever name is asked for."""
     tls_certificate: str | None = None
     """Certificate with its chain, PEM: a file on the controller, absolute or relative to the repository.
-    By default a self-signed placeholder is made on the host."""
+    Or "acme": certbot gets it from an authority and renews it. By default a self-signed placeholder is
+    made on the host."""
     tls_key: Secret = Secret("nginx/tls_key")
-    """Key of nginx_tls_certificate, PEM; needed only with it."""
+    """Key of nginx_tls_certificate, PEM; needed only with a file."""
+    acme_email: str | None = Field(default=None, pattern=r"^[^@\s]+@[^@\s]+$")
+    """Address that the authority knows the account by; needed for "acme"."""
+    acme_terms_agreed: bool = False
+    """You have read the authority's terms of service (Let's Encrypt: https://letsencrypt.org/repository/)
+    and agree to them; needed for "acme"."""
+    acme_directory: str = Field(
+        default="https://acme-v02.api.letsencrypt.org/directory", pattern=r"^https://[^\s\"'$]+$"
+    )
+    """URL of the authority's directory. To try with, Let's Encrypt has
+    https://acme-staging-v02.api.letsencrypt.org/directory, whose certificates no browser trusts."""
+    acme_authority: str | None = None
+    """For an authority of your own: the certificates that vouch for acme_directory, PEM, a file on the
+    controller. certbot on that host then trusts no others."""
     hsts_seconds: int = Field(default=31536000, ge=0)
     """How long browsers keep to HTTPS (Strict-Transport-Security); 0 sends no such header."""
     hsts_subdomains: bool = False
@@ -93,6 +116,16 @@ class Settings(RoleSettings):
 
     # What the template asks
 
+    @property
+    def acme(self) -> bool:
+        """Whether an authority is asked for the certificate."""
+        return self.tls_certificate == ACME
+
+    @property
+    def provided(self) -> bool:
+        """Whether the certificate is a file on the controller."""
+        return bool(self.tls_certificate) and not self.acme
+
     def has(self, feature: Literal["http2", "reject"], here: Here) -> bool:
         """Whether the distribution's nginx knows the directive."""
         series = here.machine.codename if here.machine else "bookworm"
@@ -115,12 +148,13 @@ class Settings(RoleSettings):
     # What it declares
 
     def secrets(self, here: Here) -> list[Secret]:
-        return [self.tls_key] if self.tls_certificate else []
+        return [self.tls_key] if self.provided else []
 
     def files(self, here: Here) -> list[Row]:
         frontend = [Directory(FRONTEND)] if self.frontend else []
         return [
             *frontend,
+            *self._renewal(),
             *self._certificate(),
             File("/etc/nginx/nginx.conf", template="nginx/nginx.conf.j2", check=_TEST),
             File(
@@ -131,13 +165,28 @@ class Settings(RoleSettings):
         ]
 
     def _certificate(self) -> list[Row]:
-        if not self.tls_certificate:
+        if not self.provided:
             return []
         variables = {"certificate": _read(self.tls_certificate)}
         row = File(
             CERTIFICATE, template="nginx/tls.pem.j2", variables=variables, mode="600", secret=True, check=_PAIR
         )
         return [row]
+
+    def _renewal(self) -> list[Row]:
+        """What certbot needs; without ACME, nothing that could put another certificate over ours."""
+        trust = [Absent(RENEWAL), Absent(AUTHORITY)]
+        if not self.acme:
+            return [Absent(HOOK), *trust, Absent(f"{LETSENCRYPT}/renewal/{LINEAGE}.conf", aside=OFF)]
+        if self.acme_authority:
+            trust = [
+                File(AUTHORITY, content=_read(self.acme_authority)),
+                Directory(RENEWAL.rsplit("/", 1)[0]),
+                File(RENEWAL, content=f"# Managed by Groundwork.\n[Service]\nEnvironment=REQUESTS_CA_BUNDLE={AUTHORITY}\n"),
+            ]
+        hooks = [Directory(f"{LETSENCRYPT}/renewal-hooks"), Directory(HOOK.rsplit("/", 1)[0])]
+        hook = File(HOOK, source="nginx/install-certificate", mode="755", check="sh -n {}")
+        return [Directory(CHALLENGES), *trust, *hooks, hook]
 
     def flows(self) -> list[Flow]:
         return [Flow(source, self.role, port) for source in self.sources for port in (80, 443)]
@@ -150,22 +199,62 @@ class Settings(RoleSettings):
                 here.topology.networks_of(source)
             except KeyError:
                 yield f'nginx_sources: {source!r} is no role, no external, no network, and not "internet"'
-        yield from self._certificate_errors()
+        if self.acme:
+            yield from self._acme_errors(here)
+        if self.provided:
+            yield from _pem_errors("nginx_tls_certificate", self.tls_certificate)
         if self.frontend:
             try:
                 tree(self.frontend, self.frontend_revision)
             except SourceError as error:
                 yield f"nginx_frontend = {shown(self.frontend)!r}: {error}"
 
-    def _certificate_errors(self) -> Iterable[str]:
-        if not self.tls_certificate:
-            return
-        try:
-            x509.load_pem_x509_certificates(_read(self.tls_certificate).encode())
-        except OSError as error:
-            yield f"nginx_tls_certificate = {self.tls_certificate!r}: {error.strerror}"
-        except ValueError:
-            yield f"nginx_tls_certificate = {self.tls_certificate!r}: is not a certificate in PEM form"
+    def _acme_errors(self, here: Here) -> Iterable[str]:
+        asked = 'nginx_tls_certificate = "acme"'
+        if not self.domains:
+            yield f"nginx_domains is empty: {asked} needs the names that the certificate is for"
+        if not self.acme_email:
+            yield f"nginx_acme_email is not set: {asked} needs an address that the authority knows you by"
+        if not self.acme_terms_agreed:
+            yield (
+                f"nginx_acme_terms_agreed is not True: {asked} needs you to agree to the terms of service of the "
+                f"authority at {self.acme_directory}"
+            )
+        for domain in self.domains:
+            yield from self._domain_errors(domain, here)
+        if INTERNET not in self.sources and not self.acme_authority:
+            yield (
+                f'nginx_sources = {self.sources}: {asked} needs "{INTERNET}", since the authority asks on port 80 and '
+                "does not tell from where (but for one of your own, with nginx_acme_authority)"
+            )
+        if self.acme_authority:
+            yield from _pem_errors("nginx_acme_authority", self.acme_authority)
+
+    def _domain_errors(self, domain: str, here: Here) -> Iterable[str]:
+        if is_address(domain):
+            yield f"nginx_domains: {domain} is an address: certbot gets certificates for names only"
+        elif "." not in domain and not self.acme_authority:
+            yield f"nginx_domains: {domain} has no dot: no public authority gives a certificate for it"
+        others = [
+            peer.name
+            for peer in here.topology.with_role(self.role)
+            if peer is not here and domain.lower() in map(str.lower, peer.settings(Settings).domains)
+        ]
+        if others:
+            yield (
+                f"nginx_domains: {domain} is also served by {', '.join(others)}: the authority asks any one of them, and "
+                "only the host that has begun can answer. With several hosts for one name, provide a certificate "
+                "(nginx_tls_certificate = a file)"
+            )
+
+
+def _pem_errors(key: str, path: str) -> Iterable[str]:
+    try:
+        x509.load_pem_x509_certificates(_read(path).encode())
+    except OSError as error:
+        yield f"{key} = {path!r}: {error.strerror}"
+    except ValueError:
+        yield f"{key} = {path!r}: is not a certificate in PEM form"
 
 
 def _read(path: str) -> str:
@@ -175,15 +264,19 @@ def _read(path: str) -> str:
 @role(Settings, "Nginx")
 def nginx(settings: Settings, here: Here) -> None:
     # install
-    apt.packages(name="Packages", present=["nginx", "openssl", "logrotate"])
+    certbot = ["certbot", "curl"] if settings.acme else []
+    apt.packages(name="Packages", present=["nginx", "openssl", "logrotate", *certbot])
     groups = ("app",) if "app" in here.roles else ()
     web = accounts.User("www-data", home="/var/www", system=True, groups=groups)
     accounts.users(name="User", users=[web])
 
     # configure
     after = []
-    if not settings.tls_certificate:
-        placeholder = self_signed(name="Placeholder certificate", path=CERTIFICATE, names=settings.names(here))
+    if not settings.provided:
+        # nginx must answer on port 80 before an authority asks: with ACME, whatever is there is good enough.
+        placeholder = self_signed(
+            name="Placeholder certificate", path=CERTIFICATE, names=settings.names(here), keep=settings.acme
+        )
         after.append(placeholder)
     after.append(files.table(name="Configuration", rows=settings.files(here), settings=settings))
     if settings.frontend:
@@ -192,15 +285,29 @@ def nginx(settings: Settings, here: Here) -> None:
         )
 
     # run
+    reads = ("/etc/nginx/nginx.conf", "/etc/nginx/mime.types", CERTIFICATE)
+    renewal = [
+        service.Service("certbot.timer"),
+        # The timer starts it: here only systemd is told of a changed drop-in.
+        service.Service("certbot.service", enabled=None, running=None),
+    ]
     service.services(
         name="Service",
         services=[
-            service.Service(
-                "nginx.service",
-                reads=("/etc/nginx/nginx.conf", "/etc/nginx/mime.types", CERTIFICATE),
-                reload=True,
-            )
+            service.Service("nginx.service", reads=reads, reload=True),
+            *(renewal if settings.acme else []),
         ],
         after=after,
     )
     wait.port(name="Ready", port=443, unit="nginx.service", seconds=30)
+    if settings.acme:
+        from_authority(
+            name="Certificate",
+            path=CERTIFICATE,
+            domains=settings.domains,
+            email=settings.acme_email,
+            directory=settings.acme_directory,
+            authority=AUTHORITY if settings.acme_authority else None,
+            webroot=CHALLENGES,
+            install=HOOK,
+        )

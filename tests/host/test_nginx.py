@@ -11,8 +11,11 @@ import ssl
 
 import pytest
 import urllib3
+from cryptography import x509
 
-from tasks.nginx import CERTIFICATE, FRONTEND
+from facts.certificate import LETSENCRYPT, LINEAGE
+from operations.certificate import SUBJECT
+from tasks.nginx import CERTIFICATE, FRONTEND, HOOK
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Python's own, for TLS 1.1
@@ -88,11 +91,58 @@ def test_the_certificate_served_is_the_one_on_disk_and_lasts(nginx, site):
 
 def test_the_certificate_is_for_our_names(nginx):
     settings = nginx.settings("nginx")
-    if settings.tls_certificate and not settings.domains:
+    if settings.provided and not settings.domains:
         pytest.skip("nginx_domains does not say for which names the certificate is")
     for name in settings.names(nginx.here):
         option = "-checkip" if re.fullmatch(r"[0-9.]+|.*:.*", name) else "-checkhost"
         assert "does match" in nginx.check(f"openssl x509 -in {CERTIFICATE} -noout {option} {name}")
+
+
+def _needs_an_authority(nginx):
+    if not nginx.settings("nginx").acme:
+        pytest.skip('nginx_tls_certificate is not "acme"')
+
+
+def test_an_authority_gave_the_certificate_served(nginx, site):
+    _needs_an_authority(nginx)
+    with site.shake_hands() as connection:
+        served = x509.load_der_x509_certificate(connection.getpeercert(binary_form=True))
+    assert SUBJECT not in served.subject.rfc4514_string(), "it is the placeholder"
+    assert served.issuer != served.subject
+    names = served.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert set(names.get_values_for_type(x509.DNSName)) == {name.lower() for name in nginx.settings("nginx").domains}
+    chain = f"cat {LETSENCRYPT}/live/{LINEAGE}/fullchain.pem {LETSENCRYPT}/live/{LINEAGE}/privkey.pem"
+    assert nginx.run(f"{chain} | cmp - {CERTIFICATE}").returncode == 0, "nginx has another one than certbot"
+
+
+def test_the_authoritys_certificate_is_renewed(nginx):
+    _needs_an_authority(nginx)
+    assert nginx.check("systemctl is-active certbot.timer; systemctl is-enabled certbot.timer").split() == ["active", "enabled"]
+    assert float(nginx.check("systemctl show -P NextElapseUSecRealtime certbot.timer | xargs -0 date +%s -d")) > 0
+    assert nginx.run("systemctl is-failed certbot.service").returncode != 0
+    renewed = nginx.check("certbot certificates 2>/dev/null")
+    assert f"Certificate Name: {LINEAGE}\n" in renewed and "(INVALID" not in renewed.split(f"Name: {LINEAGE}\n")[1].split("Name:")[0]
+    settings = nginx.settings("nginx")
+    assert f"server = {settings.acme_directory}\n" in nginx.check(f"cat {LETSENCRYPT}/renewal/{LINEAGE}.conf")
+    assert nginx.run(f"test -x {HOOK}").returncode == 0
+
+
+def test_what_an_authority_asks_is_answered_here_and_not_led_on(nginx, site, word):
+    _needs_an_authority(nginx)
+    for tls in (False, True):
+        assert site.ask(f"/.well-known/acme-challenge/{word}", tls=tls).status == 404
+        assert _logged(nginx, word)["upstream_status"] == ""
+
+
+def test_without_an_authority_nothing_puts_its_certificate_over_ours(nginx):
+    if nginx.settings("nginx").acme:
+        pytest.skip('nginx_tls_certificate is "acme"')
+    assert nginx.run(f"test -e {HOOK} || test -e {LETSENCRYPT}/renewal/{LINEAGE}.conf").returncode == 1
+
+
+def test_no_key_of_certbots_is_open_to_others(nginx):
+    keys = f"find {LETSENCRYPT} -type f \\( -name 'privkey*' -o -name private_key.json \\)"
+    assert nginx.run(f"{keys} \\( -perm /077 -o ! -user root \\) 2>/dev/null").stdout == ""
 
 
 def test_the_key_is_closed_to_others(nginx):

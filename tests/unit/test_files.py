@@ -105,6 +105,7 @@ def test_what_agrees_is_left_alone(row, now, said):
         (Link("/l", target="t"), Path("link", "root", "root", "777", target="old"), "ln -sfn -- t /l.new && mv -fT -- /l.new /l"),
         (Absent("/a"), Path("file", "root", "root", "644"), "rm -f -- /a"),
         (Absent("/a"), Path("directory", "root", "root", "755"), "rmdir -- /a"),
+        (Absent("/a", aside=".off"), Path("file", "root", "root", "644"), "mv -fT -- /a /a.off"),
     ],
 )
 def test_what_differs_is_named_and_changed(row, now, command, said):

@@ -11,11 +11,14 @@ import subprocess
 
 import pytest
 
+from facts import certificate as facts
+from facts.certificate import LineageState
 from groundwork.preflight import render_errors
-from groundwork.rows import File
+from groundwork.rows import Absent, File
 from groundwork.secrets import Secret
 from groundwork.templates import render
 from groundwork.topology import SettingsError
+from operations import certificate
 from operations.files import _write_command
 from tasks import nginx
 from tasks.nginx import Settings
@@ -72,6 +75,14 @@ def host(codename: str = "bookworm", groups=("app", "nginx"), **data):
     here = make_topology({"one": (list(groups), {"app_source": "examples/app", **data})}).hosts["one"]
     here.machine = machine(codename)
     return here
+
+
+ACME = {
+    "nginx_tls_certificate": "acme",
+    "nginx_domains": ["shop.example.org"],
+    "nginx_acme_email": "webmaster@example.org",
+    "nginx_acme_terms_agreed": True,
+}
 
 
 def test_http_leads_to_https():
@@ -177,6 +188,14 @@ def test_a_key_is_needed_only_with_a_certificate():
         ({"nginx_tls_certificate": "/nowhere.pem"}, "nginx_tls_certificate = '/nowhere.pem'"),
         ({"nginx_tls_certificate": "README.md"}, "nginx_tls_certificate"),
         ({"nginx_frontend": "/nowhere"}, "nginx_frontend = '/nowhere'"),
+        ({**ACME, "nginx_domains": []}, "nginx_domains is empty"),
+        ({**ACME, "nginx_acme_email": None}, "nginx_acme_email is not set"),
+        ({**ACME, "nginx_acme_terms_agreed": False}, "nginx_acme_terms_agreed is not True"),
+        ({**ACME, "nginx_domains": ["192.0.2.7"]}, "nginx_domains: 192.0.2.7 is an address"),
+        ({**ACME, "nginx_domains": ["shop"]}, "nginx_domains: shop has no dot"),
+        ({**ACME, "nginx_sources": ["10.0.0.0/8"]}, "nginx_sources = ['10.0.0.0/8']"),
+        ({**ACME, "nginx_acme_authority": "/nowhere.pem"}, "nginx_acme_authority = '/nowhere.pem'"),
+        ({**ACME, "nginx_acme_authority": "README.md"}, "nginx_acme_authority = 'README.md': is not a certificate"),
     ],
 )
 def test_what_is_refused_with_a_sentence(data, said):
@@ -192,6 +211,9 @@ def test_what_is_refused_with_a_sentence(data, said):
         {"nginx_rate_exempt": ["10.0.0.1/8"]},
         {"nginx_content_security_policy": 'default-src "x"'},
         {"nginx_metrics_path": "/metrics { }"},
+        {"nginx_domains": ["*.example.org"]},
+        {"nginx_acme_email": "nobody"},
+        {"nginx_acme_directory": "http://acme.example.org/directory"},
     ],
 )
 def test_values_that_are_refused(data):
@@ -216,3 +238,136 @@ def test_a_key_of_another_certificate_does_not_land(tmp_path):
     assert landed.returncode == 0, landed.stderr
     refused = subprocess.run(["sh", "-c", _write_command(row)], input=bad, capture_output=True, text=False)
     assert refused.returncode == 1 and b"is not the key of nginx_tls_certificate" in refused.stderr
+
+
+# ACME
+
+
+def test_with_acme_nothing_is_wrong_and_no_key_is_wanted():
+    here = host(**ACME)
+    assert list(here.settings(Settings).errors(here)) == []
+    assert here.settings(Settings).secrets(here) == []
+
+
+def test_an_authority_of_ones_own_may_be_inside(tmp_path):
+    bundle = tmp_path / "authority.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-keyout", "/dev/null"]
+    subprocess.run([*command, "-out", bundle], check=True, capture_output=True)
+    own = {"nginx_acme_authority": str(bundle), "nginx_sources": ["10.0.0.0/8"], "nginx_domains": ["shop"]}
+    here = host(**{**ACME, **own})
+    assert list(here.settings(Settings).errors(here)) == []
+    rows = {row.path: row for row in here.settings(Settings).files(here)}
+    assert rows[nginx.AUTHORITY].content == bundle.read_text()
+    assert f"Environment=REQUESTS_CA_BUNDLE={nginx.AUTHORITY}" in rows[nginx.RENEWAL].content
+
+
+def test_one_name_on_several_hosts_is_refused_in_words():
+    topology = make_topology({"one": (["nginx"], ACME), "two": (["nginx"], {"nginx_domains": ["Shop.example.org"]})})
+    here = topology.hosts["one"]
+    assert "nginx_domains: shop.example.org is also served by two" in "\n".join(here.settings(Settings).errors(here))
+
+
+def test_what_an_authority_asks_is_answered_and_not_led_on():
+    here = host(**ACME, nginx_frontend="examples/frontend")
+    for port in ("80", "443"):
+        _, ours = servers(here, port)
+        challenge = locations(ours)["^~ /.well-known/acme-challenge/"]
+        assert values(challenge, "root") == [[nginx.CHALLENGES]]
+        assert values(challenge, "try_files") == [["$uri", "=404"]]
+    _, ours = servers(here, "80")
+    assert values(ours, "return") == [], "it would come before any location"
+    assert values(locations(ours)["/"], "return") == [["308", "https://$host$request_uri"]]
+
+
+def test_whoever_leaves_acme_keeps_its_files_and_no_renewal():
+    row = {row.path: row for row in host().settings(Settings).files(host())}
+    assert isinstance(row[nginx.HOOK], Absent)
+    assert row["/etc/letsencrypt/renewal/groundwork.conf"] == Absent(
+        "/etc/letsencrypt/renewal/groundwork.conf", aside=".off"
+    )
+
+
+GOOD = {
+    "left": True,
+    "server": "https://ca.example/dir",
+    "names": {"shop.example.org"},
+    "pair": True,
+    "lasts": True,
+    "installed": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, ""),
+        ({"off": True}, ""),
+        ({"installed": False}, ""),
+        ({"left": False, "server": "", "names": set(), "pair": False}, "there was none"),
+        ({"server": ""}, "not whole"),
+        ({"pair": False}, "not whole"),
+        ({"server": "https://staging.example/dir"}, "from https://staging.example/dir"),
+        ({"names": {"www.example.org"}}, "for www.example.org"),
+        ({"lasts": False}, "ended"),
+    ],
+)
+def test_the_authority_is_asked_only_for_a_reason(changed, said):
+    now = LineageState(**{**GOOD, **changed})
+    reason = certificate._reason_to_ask(now, ["Shop.example.org"], "https://ca.example/dir")
+    assert (said in reason) if said else reason == ""
+
+
+def test_certbot_is_asked_by_options_that_every_version_has():
+    arguments = (["shop.example.org", "www.example.org"], "a@b.c", "https://ca.example/dir", None, "/srv/acme")
+    asked = certificate._ask(LineageState(), *arguments)
+    assert "--domain shop.example.org --domain www.example.org" in asked
+    assert "--key-type ecdsa" in asked and "--cert-name groundwork" in asked
+    assert "--force-renewal" not in asked and "mv -T" not in asked
+    assert "--force-renewal" in certificate._ask(LineageState(**{**GOOD, "server": "https://other"}), *arguments)
+    assert "groundwork-left" in certificate._ask(LineageState(**{**GOOD, "pair": False}), *arguments)
+
+
+@pytest.mark.parametrize(
+    ("answers", "leads", "wrong"),
+    [
+        ([], False, False),
+        ([("192.0.2.1", "here", "")], True, False),
+        ([("192.0.2.1", "here", ""), ("2001:db8::1", "silent", "")], True, False),
+        ([("192.0.2.1", "here", ""), ("192.0.2.2", "other", "404")], False, True),
+        ([("127.0.1.1", "loopback", "")], False, False),
+    ],
+)
+def test_where_a_domain_leads(answers, leads, wrong):
+    assert (certificate._leads_here(answers), certificate._is_wrong(answers)) == (leads, wrong)
+
+
+def test_the_fact_reads_what_certbot_keeps(tmp_path, monkeypatch):
+    """Run for real, on what openssl makes; an authority's certificate may have no subject."""
+    monkeypatch.setattr(facts, "LETSENCRYPT", str(tmp_path))
+    live, served = tmp_path / "live" / "groundwork", tmp_path / "tls.pem"
+
+    def ask() -> LineageState:
+        fact = facts.Lineage()
+        done = subprocess.run(["sh", "-c", fact.command(str(served), 86400)], capture_output=True, text=True, check=True)
+        return fact.process(done.stdout.splitlines())
+
+    assert ask() == LineageState()
+    live.mkdir(parents=True)
+    (tmp_path / "renewal").mkdir()
+    renewal = tmp_path / "renewal" / "groundwork.conf"
+    renewal.touch()
+    assert ask() == LineageState(left=True) and not ask().whole
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/", "-days", "2", "-addext"]
+    command += ["subjectAltName=DNS:Shop.example.org", "-keyout", live / "privkey.pem", "-out", live / "fullchain.pem"]
+    subprocess.run(command, check=True, capture_output=True)
+    renewal.write_text("# by certbot\n[renewalparams]\nserver = https://ca.example/dir\n")
+    served.write_bytes((live / "fullchain.pem").read_bytes() + (live / "privkey.pem").read_bytes())
+    assert ask() == LineageState(**{**GOOD, "installed": False}), "it can be read by others"
+    served.chmod(0o600)
+    assert ask() == LineageState(**GOOD)
+    renewal.rename(f"{renewal}.off")
+    assert ask() == LineageState(**GOOD, off=True)
+    shown = subprocess.run(["sh", "-c", facts.Certificate().command(str(served), 0)], capture_output=True, text=True)
+    assert facts.Certificate().process(shown.stdout.splitlines()).names == {"shop.example.org"}
+    (live / "privkey.pem").unlink()
+    assert not ask().whole and not ask().installed
