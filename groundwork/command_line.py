@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import traceback
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import click
+from pyinfra.api.host import Host
+from pyinfra_cli.exceptions import UnexpectedExternalError
 from pyinfra_cli.inventory import make_inventory
 
 from groundwork.errors import Refusal
@@ -17,17 +21,19 @@ checked = False
 
 
 def check(arguments: list[str]) -> None:
-    """Refuse --no-wait, and a --limit that matches no host.
+    """Refuse what would end with exit status 0 and no work done, and what is wrong without a connection.
 
     Args:
         arguments: the command line, without the program.
     Raises:
-        Refusal: with one sentence.
+        Refusal: with what to put right.
     """
     global checked
     checked = True
     if "--no-wait" in arguments:
         raise Refusal("--no-wait is refused: a failure would end with exit status 0")
+    if "--serial" in arguments:
+        raise Refusal("--serial is refused: a host would go past the stages alone; --limit HOST is one host by itself")
     if _asks(arguments) and _stdin_is_null():
         raise Refusal("there is nobody to ask: add -y to go ahead, or --dry to look")
     inventory, operations = _words(arguments)
@@ -39,8 +45,40 @@ def check(arguments: list[str]) -> None:
             raise Refusal(f"{operation} does nothing by itself: one role alone is tasks.{name}.{name}")
     roles = [operation.split(".")[1] for operation in operations[:1] if operation.startswith("tasks.")]
     limits = _limits(arguments)
-    if (limits or roles) and inventory:
-        _check_hosts(list(make_inventory(inventory)), limits, roles)
+    deploys = any(operation.endswith(".py") or operation.startswith("tasks.") for operation in operations)
+    if inventory and (limits or deploys):
+        hosts = _hosts(arguments, inventory)
+        _check_hosts(hosts, limits, roles)
+        if deploys:
+            from groundwork.preflight import before_connecting  # which asks this module, too
+
+            before_connecting(hosts)
+
+
+def _hosts(arguments: list[str], inventory: str) -> list[Host]:
+    """The inventory's hosts, with what the command line says of them, as pyinfra will read them again."""
+    from pyinfra_cli.cli import _set_override_data
+
+    given = _parsed(arguments)
+    words = list(given.get("data") or ())
+    if wrong := [word for word in words if "=" not in word]:
+        raise Refusal(f"--data {wrong[0]}: say it as KEY=VALUE")
+    login = [given.get(f"ssh_{name}") for name in ("user", "key", "key_password", "port", "password")]
+    try:
+        data = _set_override_data(words, *login)
+        return list(make_inventory(inventory, data, group_data_directories=given.get("group_data")))
+    except UnexpectedExternalError as error:
+        raise _unreadable(error.exception, error.filename) from None
+    except SyntaxError as error:
+        raise _unreadable(error, error.filename or inventory) from None
+
+
+def _unreadable(error: Exception, file: str) -> Refusal:
+    """What is wrong with a file of the inventory that is no Python, or that raises an error."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    line = getattr(error, "lineno", None) or (lines[-1] if lines else 0)
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return Refusal(f"{file}:{line}: {type(error).__name__}: {message}; nothing was changed")
 
 
 def _check_hosts(hosts: list, limits: list[str], roles: list[str]) -> None:
@@ -72,14 +110,19 @@ def _limits(arguments: list[str]) -> list[str]:
 
 
 def _words(arguments: list[str]) -> tuple[str, list[str]]:
-    """Inventory and operations: pyinfra's own parser knows which arguments they are."""
+    """Inventory and operations."""
+    given = _parsed(arguments)
+    return given.get("inventory") or "", list(given.get("operations") or ())
+
+
+def _parsed(arguments: list[str]) -> dict[str, Any]:
+    """The command line, by pyinfra's own parser; empty where it will be refused."""
     from pyinfra_cli.cli import cli
 
     try:
-        context = cli.make_context("pyinfra", list(arguments), resilient_parsing=True)
+        return cli.make_context("pyinfra", list(arguments), resilient_parsing=True).params
     except click.ClickException:
-        return "", []
-    return context.params.get("inventory") or "", list(context.params.get("operations") or ())
+        return {}
 
 
 def _matches(host, limit: str) -> bool:

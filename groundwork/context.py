@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterable
 
 from pyinfra import host, inventory
+from pyinfra.api import Host, State
+from pyinfra.context import ctx_state
+from pyinfra_cli.inventory import make_inventory
 
 from groundwork.roles import all_roles
 from groundwork.secrets import SecretStore
+from groundwork.templates import ROOT
 from groundwork.topology import Here, Topology
 
 _made: dict[str, Any] = {}
@@ -17,10 +21,25 @@ _made: dict[str, Any] = {}
 
 def topology() -> Topology:
     """The topology of the inventory at hand."""
-    if "topology" not in _made:
-        hosts = {item.name: (list(item.groups), item.data.dict()) for item in inventory}
-        _made["topology"] = Topology(hosts, all_roles())
+    return _made.get("topology") or use(inventory)
+
+
+def use(hosts: Iterable[Host]) -> Topology:
+    """Make the topology of an inventory's hosts, and work on it from now on."""
+    _made["topology"] = _topology_of(hosts)
     return _made["topology"]
+
+
+def load(path: Path | str) -> Topology:
+    """The topology of an inventory file, read outside of a run."""
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))  # where a run finds what inventories import
+    with ctx_state.use(State()):
+        return _topology_of(make_inventory(str(path)))
+
+
+def _topology_of(hosts: Iterable[Host]) -> Topology:
+    return Topology({item.name: (list(item.groups), item.data.dict()) for item in hosts}, all_roles())
 
 
 def forget() -> None:

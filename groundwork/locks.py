@@ -11,6 +11,7 @@ from pathlib import Path
 from groundwork.sources import SourceError, Tree
 
 _NAME = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)", re.M)
+_PINNED = re.compile(r"===?\s*[^\s*,]+$|\s@\s*\S+")
 _LOCAL = re.compile(r"^(-r|-c|-e|--requirement|--constraint|--editable|\.{0,2}/|\.$|file:)", re.M)
 
 
@@ -33,7 +34,20 @@ def of_tree(tree: Tree, name: str | None) -> str:
     if local := _LOCAL.search(text):
         line = text[local.start() :].splitlines()[0]
         raise SourceError(f"{found} names another file ({line}): make one lock of it with uv pip compile")
+    if loose := unpinned(text):
+        more = f" and {len(loose) - 3} more" if len(loose) > 3 else ""
+        raise SourceError(
+            f"{found} is no lock, because it pins no version of {', '.join(loose[:3])}{more} (NAME==VERSION): "
+            f"make one with uv pip compile {found} -o requirements.txt (from a requirements.in, say)"
+        )
     return text
+
+
+def unpinned(lock: str) -> list[str]:
+    """Requirements of a file that name no exact version and no URL, as they are written."""
+    lines = (line.partition(" #")[0].strip() for line in lock.replace("\\\n", " ").splitlines())
+    wanted = [line.partition(";")[0].partition(" --")[0].strip() for line in lines if line[:1] not in ("", "#", "-")]
+    return [item for item in wanted if not _PINNED.search(item)]
 
 
 def names(lock: str) -> set[str]:

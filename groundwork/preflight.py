@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import difflib
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Iterable
@@ -12,8 +14,11 @@ import gevent
 from gevent.lock import Semaphore
 from jinja2 import TemplateError
 from pyinfra import inventory
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.host import Host
 from pyinfra.connectors.fake import FakeConnectorData
 from pyinfra.connectors.ssh import ConnectorData
+from pyinfra.connectors.ssh_util import load_key_with_certificate
 from pyinfra.context import ctx_host
 
 from facts.machine import Machine
@@ -45,7 +50,7 @@ def preflight() -> None:
     """
     with _once:
         if "errors" not in _outcome:
-            _outcome["errors"] = list(_errors())
+            _outcome["errors"] = _errors()
     if _outcome["errors"]:
         raise Refusal(_text(_outcome["errors"]))
 
@@ -61,19 +66,39 @@ def _text(errors: list[str]) -> str:
     return "\n".join([count, *(f"  - {error}" for error in errors)])
 
 
-def _errors() -> Iterable[str]:
-    """Errors, in rounds: what a round finds would only make noise in the next."""
+def before_connecting(hosts: Iterable[Host]) -> None:
+    """Check what can be known without a connection, all hosts at once.
+
+    Raises:
+        Refusal: with every error found, one a line.
+    """
+    topology = context.use(hosts)
+    errors = _first(
+        setting_errors(topology, context.inventory_file()),
+        _missing_secrets(topology),
+        _key_errors(topology),
+        _template_errors(topology.hosts.values()),
+    )
+    if errors:
+        raise Refusal(_text(errors))
+
+
+def _errors() -> list[str]:
     if not command_line.checked:
         return [f"config.py was not read: run pyinfra in {ROOT}"]
     topology = context.topology()
-    errors = list(setting_errors(topology, context.inventory_file()))
-    if not errors:
-        errors = [f"secret: {message}" for message in _missing_secrets(topology)]
-    if not errors:
-        errors = list(_machine_errors(topology))
-    if not errors:
-        errors = list(_template_errors(topology))
-    return dict.fromkeys(errors)
+    active = [topology.hosts[item.name] for item in inventory.get_active_hosts()]
+    return _first(
+        setting_errors(topology, context.inventory_file()),
+        _missing_secrets(topology),
+        _machine_errors(topology),
+        _template_errors(active),
+    )
+
+
+def _first(*rounds: Iterable[str]) -> list[str]:
+    """Errors of the first round that finds any: they would only make noise in the next."""
+    return next((errors for errors in map(list, map(dict.fromkeys, rounds)) if errors), [])
 
 
 # Settings
@@ -98,8 +123,7 @@ def setting_errors(topology: Topology, source: Path = Path("inventory")) -> Iter
     yield from refused
     if not refused:
         yield from _address_errors(topology)
-        for here in topology.hosts.values():
-            yield from _combination_errors(here)
+        yield from _combination_errors(topology.hosts.values())
 
 
 def _group_errors(topology: Topology, source: Path) -> Iterable[str]:
@@ -144,11 +168,21 @@ def _refused(here: Here) -> Iterable[str]:
                 yield f"{_where(here, name, short=True)}{sentence}"
 
 
-def _combination_errors(here: Here) -> Iterable[str]:
+def _combination_errors(hosts: Iterable[Here]) -> Iterable[str]:
+    """What is wrong with settings that are right one by one; what several hosts share is said once."""
+    found: dict[str, list[str]] = {}
+    for here in hosts:
+        for sentence in _combined(here):
+            found.setdefault(f"{_where_said(here, sentence)}{sentence}", []).append(here.name)
+    for sentence, names in found.items():
+        yield f"{sentence} (on {', '.join(names)})"
+
+
+def _combined(here: Here) -> Iterable[str]:
     if not is_address(here.private_address):
         yield (
-            f"{here.name}: private_address is not set, and {here.private_address!r} is not an "
-            "address: set private_address in the inventory to the IP that the other hosts use"
+            f"private_address is not set, and {here.private_address!r} is not an address: set private_address "
+            "in the inventory to the IP that the other hosts use"
         )
     flow_errors = [*_flow_errors(here), *_source_errors(here)]
     yield from flow_errors
@@ -156,7 +190,7 @@ def _combination_errors(here: Here) -> Iterable[str]:
         return
     for role in here.roles:
         settings = here.settings(here.topology.roles[role])
-        yield from (f"{here.name}: {error}" for error in settings.errors(here))
+        yield from settings.errors(here)
         yield from _memory_errors(here, settings)
     yield from _port_errors(here)
 
@@ -170,7 +204,7 @@ def _port_errors(here: Here) -> Iterable[str]:
                 takers.setdefault(flow.port, {})[role] = None
     for port, roles in takers.items():
         if len(roles) > 1:
-            yield f"{here.name}: port {port} is wanted by {' and '.join(roles)}: give one of them another"
+            yield f"port {port} is wanted by {' and '.join(roles)}: give one of them another"
 
 
 def _flow_errors(here: Here) -> Iterable[str]:
@@ -187,7 +221,7 @@ def _source_errors(here: Here) -> Iterable[str]:
         for flow in here.settings(here.topology.roles[role]).flows():
             if not _is_source(here, flow.source):
                 yield (
-                    f"{here.name}: a flow to {flow.role}, port {flow.port}, comes from {flow.source!r}, which "
+                    f"a flow to {flow.role}, port {flow.port}, comes from {flow.source!r}, which "
                     f'is no role, no external, no network, and not "{INTERNET}"'
                 )
 
@@ -206,9 +240,9 @@ def _memory_errors(here: Here, settings: RoleSettings) -> Iterable[str]:
     share = here.memory_share(settings.role)
     if share < settings.memory_minimum:
         yield (
-            f"{here.name}: {here.memory} MiB of memory leave {share} MiB for {settings.role}, which "
-            f"needs {settings.memory_minimum}: move a role to another host, or take a larger one "
-            "(hardware_memory overrides what the host reports)"
+            f"{here.memory} MiB of memory leave {share} MiB for {settings.role}, which needs "
+            f"{settings.memory_minimum}: move a role to another host, or take a larger one (hardware_memory "
+            "overrides what the host reports)"
         )
 
 
@@ -223,41 +257,70 @@ def _where(here: Here, name: str, short: bool = False) -> str:
     return place and f"{place}: {name}" or f"{here.name}: {name}"
 
 
+def _where_said(here: Here, sentence: str) -> str:
+    """Where the key that a sentence starts with is set; nothing where it starts with none, or with one not set."""
+    name = re.split(r"[^a-z0-9_]", sentence, maxsplit=1)[0]
+    return _where(here, name, short=True) if name in here.data else ""
+
+
 def _place(here: Here, name: str) -> str | None:
-    """`file:line` of the last assignment to a key that counts for this host, by reading the files."""
+    """`file:line` of the assignment to a key that counts for this host, by reading the files."""
     source = context.inventory_file()
-    candidates = [source, *(source.parent / "group_data" / f"{group}.py" for group in reversed(here.groups))]
-    candidates.append(source.parent / "group_data" / "all.py")
-    for path in candidates:
-        line = path.is_file() and _line_of(path, name)
+    own = source.is_file() and _line_in_inventory(source, here.name, name)
+    if own:
+        return f"{source}:{own}"
+    for group in [*reversed(here.groups), "all"]:
+        path = source.parent / "group_data" / f"{group}.py"
+        line = path.is_file() and _line_assigned(path, name)
         if line:
             return f"{path}:{line}"
+    anywhere = source.is_file() and _line_in_inventory(source, None, name)
+    return f"{source}:{anywhere}" if anywhere else None
+
+
+def _line_assigned(path: Path, name: str) -> int | None:
+    """Line of the last assignment to a name at a file's top level: that is the one that counts."""
+    lines = []
+    for node in ast.parse(path.read_text()).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            lines.append(node.lineno)
+    return lines[-1] if lines else None
+
+
+def _line_in_inventory(path: Path, host: str | None, name: str) -> int | None:
+    """Line of a key in an inventory: in the statement that names the host, or in any."""
+    for statement in ast.parse(path.read_text()).body:
+        nodes = list(ast.walk(statement))
+        if host is None or any(isinstance(node, ast.Constant) and node.value == host for node in nodes):
+            for node in nodes:
+                if isinstance(node, ast.keyword) and node.arg == name:
+                    return node.value.lineno
+                if isinstance(node, ast.Constant) and node.value == name:
+                    return node.lineno
     return None
 
 
-def _line_of(path: Path, name: str) -> int | None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Assign) and any(
-            isinstance(target, ast.Name) and target.id == name for target in node.targets
-        ):
-            return node.lineno
-        if isinstance(node, ast.Constant) and node.value == name or (
-            isinstance(node, ast.keyword) and node.arg == name
-        ):
-            return getattr(node, "lineno", None)
-    return None
+def _key_errors(topology: Topology) -> Iterable[str]:
+    """SSH keys that can't be read: pyinfra would show a traceback."""
+    for here in topology.hosts.values():
+        if not (path := here.data.get("ssh_key")):
+            continue
+        try:
+            load_key_with_certificate(path, here.data.get("ssh_key_password"), cwd=os.getcwd(), allow_prompt=False)
+        except (PyinfraError, OSError) as error:
+            if "encrypted" not in str(error):  # pyinfra will ask
+                wrong = "there is no such file" if "No such" in str(error) else "is no private key that can be read"
+                lab = "; `python -m lab up` makes the lab's" if here.data.get("lab_suite") else ""
+                yield f"{_where(here, 'ssh_key')} = {path!r}: {wrong}{lab}"
 
 
 # Secrets
 
 
-def _missing_secrets(topology: Topology) -> list[str]:
-    wanted: dict[str, None] = {}
-    for here in topology.hosts.values():
-        for settings in (HostSettings, *(topology.roles[role] for role in here.roles)):
-            for secret in here.settings(settings).secrets(here):
-                wanted[secret.name] = None
-    return context.secret_store().missing(list(wanted))
+def _missing_secrets(topology: Topology) -> Iterable[str]:
+    for message in context.secret_store().missing(topology.secret_names()):
+        yield f"secret: {message}"
 
 
 # Hosts: asked, not changed
@@ -281,18 +344,16 @@ def _machine_errors(topology: Topology) -> Iterable[str]:
         needed = DISK_LATER if machine.known else DISK_FIRST
         if machine.disk_free < needed:
             yield f"{here.name}: {machine.disk_free} MiB free on /, {needed} are needed"
-        yield from _combination_errors(here)
+    yield from _combination_errors(here for here in topology.hosts.values() if here.machine)
 
 
 # Templates
 
 
-def _template_errors(topology: Topology) -> Iterable[str]:
-    active = {item.name for item in inventory.get_active_hosts()}
-    for here in topology.hosts.values():
-        if here.name in active:
-            for role in here.roles:
-                yield from render_errors(here, here.settings(topology.roles[role]))
+def _template_errors(hosts: Iterable[Here]) -> Iterable[str]:
+    for here in hosts:
+        for role in here.roles:
+            yield from render_errors(here, here.settings(here.topology.roles[role]))
 
 
 def render_errors(here: Here, settings: RoleSettings) -> Iterable[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import difflib
 import fcntl
 import getpass
 import hmac
@@ -724,7 +725,8 @@ def _rekey(file: AgeFile, options: argparse.Namespace) -> None:
 
 def _list(store: SecretStore, options: argparse.Namespace) -> None:
     if store.file is None:
-        print("The values of a lab are generated as they are asked for: show NAME")
+        print("\n".join(_wanted(store.inventory)))
+        print("\nThe values of a lab are generated as they are asked for: show NAME")
         return
     names = sorted(store.file.read())
     store.file.recipients()
@@ -738,7 +740,25 @@ def _show(store: SecretStore, options: argparse.Namespace) -> None:
         raise SecretError(
             "a value is shown to a terminal only; --force if you mean this file or pipe"
         )
+    if store.file is None and options.name not in (wanted := _wanted(store.inventory)):
+        # A lab would generate a value for any name, and nobody would use it.
+        near = difflib.get_close_matches(options.name, wanted, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise SecretError(
+            f"no role of {_shown(store.inventory)} uses {options.name}; {meant}There are {', '.join(wanted) or 'none'}"
+        )
     print(store.value(options.name))
+
+
+def _wanted(inventory: Path) -> list[str]:
+    """Names of the secrets that the roles of an inventory use."""
+    from groundwork.context import load
+    from groundwork.topology import SettingsError
+
+    try:
+        return sorted(load(inventory).secret_names())
+    except SettingsError as error:
+        raise SecretError(f"{_shown(inventory)} has settings that are refused: {error.errors[0]}") from None
 
 
 READING = {"list": _list, "show": _show}

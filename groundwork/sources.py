@@ -222,8 +222,19 @@ def _run(*command: str) -> bytes:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SourceError(f"{command[0]} could not be run: {shown(str(error))}") from None
     if done.returncode:
-        raise SourceError(f"git says: {shown(words.splitlines()[-1] if words else '(nothing)')}")
+        raise SourceError(f"git says: {shown(_cause(words))}")
     return done.stdout
+
+
+def _cause(words: str) -> str:
+    """What matters of git's words: ssh's, which come first, and the first fatal line; no advice after it."""
+    said = []
+    for line in filter(None, map(str.strip, words.splitlines())):
+        if not line.lower().startswith(("warning:", "hint:")):
+            said.append(line)
+        if line.startswith("fatal:"):
+            break
+    return "; ".join(said[-3:]) or "(nothing)"
 
 
 def shown(text: str) -> str:

@@ -6,12 +6,13 @@ the tests what must be open and what closed. It never asks another host for a fa
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Mapping, TypeVar
+from typing import Any, Iterable, Iterator, Mapping, TypeVar, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from groundwork.settings import External, HostSettings, KeyedSettings, RoleSettings, key
 
@@ -108,6 +109,14 @@ class Topology:
                     return item
         return None
 
+    def secret_names(self) -> list[str]:
+        """Names of the secrets that the hosts' roles need."""
+        wanted: dict[str, None] = {}
+        for host in self.hosts.values():
+            for settings in (HostSettings, *(self.roles[role] for role in host.roles)):
+                wanted.update((secret.name, None) for secret in host.settings(settings).secrets(host))
+        return list(wanted)
+
     @property
     def is_lab(self) -> bool:
         """Whether every host is a lab's."""
@@ -188,7 +197,7 @@ class Here:
         try:
             return cls(**given)
         except ValidationError as error:
-            raise SettingsError([_sentence(cls, item) for item in error.errors()]) from None
+            raise SettingsError(_sentences(cls, error.errors())) from None
 
     # Addresses
 
@@ -251,9 +260,9 @@ class Here:
 
     @property
     def memory(self) -> int:
-        """MiB to plan with."""
+        """MiB to plan with; plenty while nobody knows, so that nothing is refused for want of it."""
         planned = self.settings(HostSettings).hardware_memory
-        return planned or (self.machine.memory if self.machine else 2048)
+        return planned or (self.machine.memory if self.machine else 1 << 20)
 
     @property
     def cores(self) -> int:
@@ -268,13 +277,80 @@ class Here:
         return int(usable * weights[role] / sum(weights.values()))
 
 
-def _sentence(cls: type[KeyedSettings], error: Any) -> str:
-    """One refused value in words: key, value, what is allowed."""
-    where, *deeper = error["loc"] or ("",)
-    name = key(cls, str(where)) + "".join(f"[{part!r}]" for part in deeper)
+def _sentences(cls: type[KeyedSettings], errors: list[Any]) -> list[str]:
+    """Refused values in words, one sentence each: key, value, what is allowed.
+
+    A value that may be of several types has an error for each of them: they become one.
+    """
+    found: dict[str, tuple[str, list[str]]] = {}
+    for error in errors:
+        where, *deeper = error["loc"] or ("",)
+        # pydantic marks a key of a dict that is wrong itself, and adds which of several types it tried.
+        marks = [part for part in deeper if part == "[key]" or str(part).startswith("function-")]
+        deeper = [part for part in deeper if part not in marks]
+        if error["type"] in _TYPES and deeper and deeper[-1] in _TRIED:
+            deeper.pop()
+        name = key(cls, str(where)) + "".join(f"[{part!r}]" for part in deeper)
+        value = "" if error["type"] == "missing" or _may_be_secret(cls, where) else f" = {_short(error['input'])}"
+        found.setdefault(name, (value, []))[1].append(_message(cls, error))
+    return [f"{name}{value}: {_either(messages)}" for name, (value, messages) in found.items()]
+
+
+def _either(messages: list[str]) -> str:
+    first, *others = dict.fromkeys(messages)
+    return " or ".join([first, *(other.removeprefix("must be ") for other in others)])
+
+
+_TRIED = ("str", "int", "bool", "Secret")
+"""pydantic's words for the types of a union."""
+
+_TYPES = {
+    "string_type": "must be a text",
+    "int_type": "must be a whole number",
+    "bool_type": "must be True or False",
+    "dataclass_type": 'must be a Secret("…")',
+}
+_WORDS = {
+    **_TYPES,
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "bool_parsing": "must be True or False",
+    "list_type": "must be a list",
+    "dict_type": "must be a dict",
+    "missing": "must be set",
+}
+"""pydantic's kinds of errors, where its own message speaks to a programmer."""
+
+
+def _message(cls: type[KeyedSettings], error: Any) -> str:
+    part = _part_at(cls, error["loc"][:-1])
+    if error["type"] == "extra_forbidden":
+        name = str(error["loc"][-1])
+        close = difflib.get_close_matches(name, part.model_fields, n=1)
+        meant = f"did you mean {close[0]}? " if close else ""
+        return f"unknown key; {meant}Allowed are {', '.join(part.model_fields)}"
+    if error["type"] == "model_type":
+        return f"must be a dict with {', '.join(_part_at(cls, error['loc']).model_fields)}"
+    if error["type"] == "dataclass_type" and error["ctx"]["class_name"] == "External":
+        return 'must be external("NAME", …), of groundwork.topology'
     message = error["msg"].removeprefix("Value error, ")
-    value = "" if error["type"] == "missing" or _may_be_secret(cls, where) else f" = {_short(error['input'])}"
-    return f"{name}{value}: {message[0].lower() + message[1:]}"
+    return _WORDS.get(error["type"]) or message[0].lower() + message[1:]
+
+
+def _part_at(cls: type[BaseModel], path: Iterable[Any]) -> type[BaseModel]:
+    """The model of a nested value; numbers and keys on the way there stay within their list or dict."""
+    for step in path:
+        if step in cls.model_fields:
+            cls = next(_parts(cls.model_fields[step].annotation), cls)
+    return cls
+
+
+def _parts(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Models in a type: Index of list[Index] | None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _parts(inner)
 
 
 def _may_be_secret(cls: type[KeyedSettings], field: Any) -> bool:

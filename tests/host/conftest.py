@@ -22,12 +22,10 @@ from typing import Iterator
 
 import pytest
 import testinfra
-from pyinfra.api import State
-from pyinfra.context import ctx_state
-from pyinfra_cli.inventory import make_inventory
 
 from facts.machine import Machine
-from groundwork.roles import ORDER, all_roles
+from groundwork import context
+from groundwork.roles import ORDER
 from groundwork.secrets import SecretStore
 from groundwork.settings import HostSettings
 from groundwork.topology import Here, Topology
@@ -86,10 +84,7 @@ def load(inventory: str) -> Topology:
     """The topology of an inventory file."""
     if inventory not in _loaded:
         os.chdir(ROOT)
-        with ctx_state.use(State()):
-            items = list(make_inventory(inventory))
-        hosts = {item.name: (list(item.groups), item.data.dict()) for item in items}
-        _loaded[inventory] = Topology(hosts, all_roles())
+        _loaded[inventory] = context.load(inventory)
     return _loaded[inventory]
 
 
