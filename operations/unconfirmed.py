@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from typing import Any, Iterable
+from typing import Iterable
 from uuid import uuid4
 
 import gevent
@@ -17,8 +17,10 @@ from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.api.operation import OperationMeta
+from pyinfra.connectors.base import BaseConnector
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.sshuserclient.client import get_host_keys
+from pyinfra.connectors.util import CommandOutput
 
 from facts.firewall import ARRIVED
 from operations.report import report
@@ -28,8 +30,6 @@ UNIT = "groundwork-rollback.service"
 RUN = uuid4().hex
 """This run, for the host: what another run has changed is not ours to confirm."""
 
-PUT_BACK_EARLIER = 3
-"""Exit status of `guard confirm` for a change that is there no more."""
 LATER = 30
 """Seconds that the host may take to put things back and answer again, besides the delay."""
 
@@ -37,7 +37,7 @@ ADVICE = (
     ("/etc/ssh/", "base_ssh_port and the other base_ssh_… settings, and what else lies in /etc/ssh/sshd_config.d"),
     ("/etc/systemd/system/ssh.socket.d/", "base_ssh_port"),
     ("firewall", "base_ssh_sources, base_ssh_port and flows"),
-    ("/etc/sudoers.d/", "base_administrators, and ssh_user"),
+    ("/etc/sudoers.d/", "base_administrators: is ssh_user among them, or has it sudo by another file?"),
     ("/authorized_keys", "the keys of ssh_user in base_administrators"),
 )
 """What was put back, by a part of its name, and the settings that it comes from."""
@@ -98,7 +98,7 @@ def _why_not(seconds: int, port: int) -> str:
     """Confirm the change by a new connection; in words why that did not work, or nothing."""
     if not isinstance(host.connector, SSHConnector):
         report("not reached by ssh, so there is no way in to try: confirmed as it is")
-        good, output = host.run_shell_command(StringCommand(GUARD, "confirm", RUN), **_arguments())
+        good, output = _guard(host.connector, "confirm")
         return "" if good else output.stderr
     end = time.monotonic() + seconds
     ports, why = _ports(port), ""
@@ -118,10 +118,10 @@ def _try(port: int | None, end: float) -> tuple[str, bool]:
         connector = _connect(port, end)
     except ConnectError as error:
         # One failed login is enough: fail2ban counts them.
-        return f"{_name(port)}: {error}", "uthentication" in str(error)
+        return f"{_name(port)}: {error}", _is_refused(error)
     try:
-        with gevent.Timeout(max(1.0, end - time.monotonic()), TimeoutError):
-            good, output = connector.run_shell_command(StringCommand(GUARD, "confirm", RUN), **_arguments())
+        with gevent.Timeout(max(1.0, end - time.monotonic()), TimeoutError("no answer")):
+            good, output = _guard(connector, "confirm")
     except Exception as error:  # paramiko raises many kinds, and an exception would end the run for every host
         return f"{_name(port)}: logged in, and then: {error or type(error).__name__}", False
     finally:
@@ -130,6 +130,10 @@ def _try(port: int | None, end: float) -> tuple[str, bool]:
         report(f"confirmed by a new connection to {_name(port)}")
         return "", True
     return f"{_name(port)}: logged in, and then: {output.stderr or output.stdout or 'the command failed'}", True
+
+
+def _is_refused(error: Exception) -> bool:
+    return str(error).startswith("Authentication error")
 
 
 def _ports(port: int) -> list[int | None]:
@@ -144,7 +148,7 @@ def _ports(port: int) -> list[int | None]:
     return [port] if int(host.data.get("ssh_port") or 22) == arrived else [port, None]
 
 
-def _connect(port: int | None, end: float) -> Any:
+def _connect(port: int | None, end: float) -> SSHConnector:
     """A connector of its own, made from the same data as the host's.
 
     Raises:
@@ -156,19 +160,24 @@ def _connect(port: int | None, end: float) -> Any:
     if port is not None:
         connector.data["ssh_port"] = port
     try:
-        with gevent.Timeout(max(1.0, end - time.monotonic()), TimeoutError):
+        with gevent.Timeout(max(1.0, end - time.monotonic()), TimeoutError("no answer")):
             connector.connect()
     except ConnectError:
         raise
     except Exception as error:
-        raise ConnectError(str(error) or "no answer") from None
+        raise ConnectError(str(error) or type(error).__name__) from None
     return connector
 
 
-def _arguments() -> dict[str, Any]:
-    """How this operation's own commands become root."""
+def _guard(connector: BaseConnector, command: str) -> tuple[bool, CommandOutput]:
     given = host.current_op_global_arguments or {}
-    return {name: given[name] for name in CONNECTOR_ARGUMENT_KEYS if name in given} | {"_sudo": True}
+    if given.get("_sudo_password") or host.connector_data.get("prompted_sudo_password"):
+        arguments = {name: given[name] for name in CONNECTOR_ARGUMENT_KEYS if name in given}
+        return connector.run_shell_command(StringCommand(GUARD, command, RUN), **arguments)
+    # Where sudo wants a password by now, pyinfra would ask for it, and nobody may be there to answer: it
+    # knows sudo's words by their line.
+    script = f"said=$(sudo -n {GUARD} {command} {RUN} 2>&1) || {{ echo \"it says: $said\"; exit 1; }}; echo \"$said\""
+    return connector.run_shell_command(StringCommand(script))
 
 
 def _name(port: int | None) -> str:
@@ -182,14 +191,16 @@ def _put_back(end: float) -> list[str] | None:
     The connection takes the place of the host's own, which may not have outlived the change.
     """
     if not isinstance(host.connector, SSHConnector):
-        good, output = host.run_shell_command(StringCommand(GUARD, "state", RUN), **_arguments())
+        good, output = _guard(host.connector, "state")
         return output.stdout_lines[1:] if good and output.stdout_lines[:1] == ["rolled back"] else None
-    while time.monotonic() < end:
+    refused = 0
+    while time.monotonic() < end and refused < 2:
         try:
             connector = _connect(None, end)
-            good, output = connector.run_shell_command(StringCommand(GUARD, "state", RUN), **_arguments())
-        except Exception:  # see above
+            good, output = _guard(connector, "state")
+        except Exception as error:  # see above
             good = False
+            refused += _is_refused(error)
         if good:
             host.connector.disconnect()
             host.connector.client = connector.client
@@ -203,7 +214,7 @@ def _tell(put_back: list[str] | None) -> None:
     if put_back is None:
         _say(
             "and the host has not answered since its time was over. It puts back by itself what this run changed "
-            "(at the latest when it is rebooted): look at its console, at journalctl -u groundwork-rollback"
+            "(at the latest when it is rebooted): look at its console, at journalctl -u groundwork-unconfirmed"
         )
         return
     _say(f"the host has put back what was there, and is reached again: {', '.join(put_back) or 'nothing was left to do'}")

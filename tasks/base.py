@@ -248,7 +248,7 @@ class Settings(RoleSettings):
         return list(dict.fromkeys([*hosts, *sources, *self.ban_never]))
 
     def files(self, here: Here) -> list[Row]:
-        return [*self.configuration(here), *self.ways_in(here)]
+        return [*self.configuration(here), *self.ways_in(here), *self.sudo()]
 
     def configuration(self, here: Here) -> list[Row]:
         """Files that lock nobody out."""
@@ -268,7 +268,7 @@ class Settings(RoleSettings):
         ]
 
     def ways_in(self, here: Here) -> list[Row]:
-        """Files that say who gets in: changed on probation. sshd's are last, when the people's keys and sudo are there."""
+        """Files that say who gets in: changed on probation."""
         return [
             File(
                 RULES,
@@ -276,14 +276,17 @@ class Settings(RoleSettings):
                 variables={"openings": self.openings(here)},
                 check="nft -c -f {}",
             ),
-            File("/etc/sudoers.d/groundwork", template="base/sudoers.j2", mode="440", check="visudo -cqf {}"),
             *self._sshd_files(_machine(here)),
         ]
+
+    def sudo(self) -> list[Row]:
+        """Who may do everything; changed on probation, too."""
+        return [File("/etc/sudoers.d/groundwork", template="base/sudoers.j2", mode="440", check="visudo -cqf {}")]
 
     def kept(self, here: Here) -> list[str]:
         """Paths that are put back where nobody confirms a change: the files above, and the people's keys."""
         keys = [f"{user.home}/.ssh/authorized_keys" for user in self.users()]
-        return [*(row.path for row in self.ways_in(here)), *keys, *(f"{path}2" for path in keys)]
+        return [*(row.path for row in [*self.ways_in(here), *self.sudo()]), *keys, *(f"{path}2" for path in keys)]
 
     def _clock_files(self, machine: Machine) -> list[Row]:
         zone = f"/usr/share/zoneinfo/{self.timezone}"
@@ -445,7 +448,7 @@ def _own_public_key(here: Here) -> str:
 
 @role(Settings, "Base")
 def base(settings: Settings, here: Here) -> None:
-    """Packages, files and services; then people, firewall and sshd, on probation until a new connection confirms them."""
+    """Packages, files and services; then firewall, sshd and people, on probation until a new connection confirms them."""
     apt.packages(
         name="Packages", present=PACKAGES, recommends=False, upgrade_once=settings.first_run_upgrade
     )
@@ -479,15 +482,17 @@ def base(settings: Settings, here: Here) -> None:
     )
 
     keep = unconfirmed.keep(settings.confirm_seconds, settings.kept(here))
-    people = accounts.users(
-        name="Administrators", users=settings.users(), absent=settings.absent, before=keep
-    )
     ways_in = files.table(name="Ways in", rows=settings.ways_in(here), settings=settings, before=keep)
     rules = firewall.loaded(name="Firewall", before=keep, after=[ways_in])
     daemon = sshd.current(name="sshd", port=settings.ssh_port, before=keep, after=[ways_in])
+    people = accounts.users(
+        name="Administrators", users=settings.users(), absent=settings.absent, before=keep
+    )
+    # Last: whoever loses sudo by it can do no more but be told so.
+    sudo = files.table(name="Sudo", rows=settings.sudo(), settings=settings, before=keep)
     unconfirmed.confirmed(
         name="Confirmation",
         seconds=settings.confirm_seconds,
         port=settings.ssh_port,
-        after=[people, ways_in, rules, daemon],
+        after=[ways_in, rules, daemon, people, sudo],
     )
