@@ -138,7 +138,9 @@ def test_no_process_ever_had_a_secret_in_its_arguments(planted):
 def test_in_files_the_secrets_are_where_they_belong_and_nowhere_else(planted):
     """Those that root alone can read among them: the application's, and what lets the next run in."""
     stack, _, _ = planted
-    done = stack.ssh("leaks", f"sudo find / -xdev -type f -newer /etc/machine-id -exec grep -alE {json.dumps('|'.join(MARKS))} {{}} +", check=False)
+    # Not the marks themselves: the journal has what sudo is told.
+    search = "find / -xdev -type f -newer /etc/machine-id -exec grep -al 'leak-[A-E][1-5]' {} +"
+    done = stack.ssh("leaks", f"sudo {search}", check=False)
     assert sorted(done.stdout.split()) == ["/etc/app/environment", f"{KEPT}/mongodb-admin", f"{KEPT}/redis-admin"]
 
 
