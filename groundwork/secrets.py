@@ -815,7 +815,11 @@ def _run(options: argparse.Namespace) -> None:
     if options.command in READING:
         READING[options.command](store, options)
     elif store.file is None:
-        raise SecretError(f"{_shown(store.inventory)} is a lab: its values are generated, not kept")
+        another = variable(options.name) if hasattr(options, "name") else "GROUNDWORK_SECRET_…"
+        raise SecretError(
+            f"{_shown(store.inventory)} is a lab: its values are generated, not kept; another value is "
+            f"given for a run, in the environment variable {another}"
+        )
     else:
         WRITING[options.command](store.file, options)
 

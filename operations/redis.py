@@ -17,7 +17,7 @@ from groundwork.context import secret_value
 from operations.report import report
 
 # Which login the running server takes: the one on standard input, or one of those that the host keeps.
-_WAY_IN = """wanted=$(cat)
+WAY_IN = """wanted=$(cat)
 for way in wanted {kept} {kept}.new; do
   case $way in wanted) login=$wanted;; *) [ -f $way ] || continue; login=$(cat $way);; esac
   answer=$(printf '%s\\n' "$login" | redis-cli -p {port} 2>&1)
@@ -84,7 +84,7 @@ def _load(port: int, unit: str, acl: str, kept: str) -> StringCommand:
     """The command that makes the server read its ACL file, by the way in that there is."""
     wanted = _auth("admin")
     good, output = host.run_shell_command(
-        StringCommand(_WAY_IN.format(port=port, kept=kept)), _sudo=True, _stdin=wanted
+        StringCommand(WAY_IN.format(port=port, kept=kept)), _sudo=True, _stdin=wanted
     )
     way = output.stdout_lines[-1] if output.stdout_lines else output.stderr
     if not good:

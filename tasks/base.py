@@ -6,7 +6,9 @@ import base64
 import binascii
 import ipaddress
 import re
+import shutil
 import struct
+import subprocess
 import zoneinfo
 from dataclasses import replace
 from pathlib import Path
@@ -365,9 +367,9 @@ class Settings(RoleSettings):
         user = here.data.get("ssh_user")
         if user in self.absent:
             yield f"base_administrators: {user} is the ssh_user that Groundwork connects as, and can't be absent"
-        own = _own_public_key(here)
         for person in self.present:
-            if person.name == user and own and own not in [_bare(key) for key in person.keys]:
+            own = _own_public_key(here) if person.name == user else ""
+            if own and own not in [_bare(key) for key in person.keys]:
                 yield f"base_administrators: {user} is the ssh_user, and the key of ssh_key is not among the keys"
 
     def _lockout_errors(self, here: Here) -> Iterable[str]:
@@ -441,9 +443,15 @@ def _bare(line: str) -> str:
 
 
 def _own_public_key(here: Here) -> str:
-    """The public half of ssh_key, where it lies beside it."""
-    path = Path(f"{here.data.get('ssh_key')}.pub").expanduser()
-    return _bare(path.read_text()) if path.is_file() else ""
+    """The public half of ssh_key: from beside it, or of the key itself where that has no passphrase."""
+    key = Path(str(here.data.get("ssh_key"))).expanduser()
+    beside = Path(f"{key}.pub")
+    if beside.is_file():
+        return _bare(beside.read_text())
+    if not key.is_file() or not shutil.which("ssh-keygen"):
+        return ""
+    said = subprocess.run(["ssh-keygen", "-y", "-P", "", "-f", str(key)], capture_output=True, text=True)
+    return _bare(said.stdout)
 
 
 @role(Settings, "Base")

@@ -46,7 +46,7 @@ def test_an_item_is_found_by_searching(site, item):
 
 
 def test_the_item_is_in_mongodb(item, mongodb):
-    user = mongodb.settings("mongodb").users[0]
+    user = mongodb.settings("mongodb").present[0]
     login = {"username": user.name, "password": mongodb.secrets.value(f"mongodb/{user.name}")}
     with mongodb.tunnel(mongodb.settings("mongodb").port) as port:
         with pymongo.MongoClient("127.0.0.1", port, directConnection=True, authSource=user.database, **login) as client:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pymongo
 import pytest
 from pymongo.errors import OperationFailure
+
+from groundwork.secrets import KEPT
+from tasks.mongodb import KEPT_PASSWORD
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +54,7 @@ def test_a_user_can_not_be_made_without_a_login(mongodb, client):
 
 
 def test_a_wrong_password_is_refused(mongodb, client):
-    for user, source in [("admin", "admin"), *((u.name, u.database) for u in mongodb.settings("mongodb").users)]:
+    for user, source in [("admin", "admin"), *((u.name, u.database) for u in mongodb.settings("mongodb").present)]:
         with pytest.raises(OperationFailure, match="Authentication failed"):
             client(username=user, password="wrong", authSource=source).admin.command("connectionStatus")
 
@@ -58,13 +63,13 @@ def test_the_administrator_administers_users_and_reads_no_data(mongodb, client):
     admin = client(username="admin", password=mongodb.secrets.value("mongodb/admin"), authSource="admin")
     status = admin.admin.command("connectionStatus")["authInfo"]
     assert status["authenticatedUserRoles"] == [{"role": "userAdminAnyDatabase", "db": "admin"}]
-    for user in mongodb.settings("mongodb").users:
+    for user in mongodb.settings("mongodb").present:
         with pytest.raises(OperationFailure, match="not authorized"):
             admin[user.database].items.find_one()
 
 
 def test_each_user_has_its_roles_in_its_own_database_and_no_more(mongodb, client):
-    for user in mongodb.settings("mongodb").users:
+    for user in mongodb.settings("mongodb").present:
         theirs = client(**_login(mongodb, user))
         status = theirs[user.database].command("connectionStatus")["authInfo"]
         wanted = [{"role": role, "db": user.database} for role in user.roles]
@@ -73,10 +78,24 @@ def test_each_user_has_its_roles_in_its_own_database_and_no_more(mongodb, client
             theirs["somebody_elses"].items.find_one()
 
 
+def test_users_who_shall_be_absent_are(mongodb, client):
+    absent = {(user.name, user.database) for user in mongodb.settings("mongodb").users if user.state == "absent"}
+    admin = client(username="admin", password=mongodb.secrets.value("mongodb/admin"), authSource="admin")
+    there = admin.admin.command("usersInfo", {"forAllDBs": True})["users"]
+    assert absent & {(user["user"], user["db"]) for user in there} == set()
+
+
+def test_the_administrators_password_is_kept_for_root_alone(mongodb):
+    found = mongodb.check(f"stat -c '%U:%G %a' {KEPT} {KEPT_PASSWORD}; sha256sum <{KEPT_PASSWORD}").split()
+    digest = hashlib.sha256(mongodb.secrets.value("mongodb/admin").encode()).hexdigest()
+    assert found == ["root:root", "700", "root:root", "600", digest, "-"]
+    assert mongodb.run(f"runuser -u mongodb -- cat {KEPT_PASSWORD}").returncode == 1
+
+
 def test_collections_and_indexes_are_there(mongodb, client):
     settings = mongodb.settings("mongodb")
     for collection in settings.collections:
-        owner = next(user for user in settings.users if user.database == collection.database)
+        owner = next(user for user in settings.present if user.database == collection.database)
         database = client(**_login(mongodb, owner))[collection.database]
         found = list(database.list_collections(filter={"name": collection.name}))
         assert found, f"{collection.name} is missing"

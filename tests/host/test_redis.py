@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import redis as client
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+
+from groundwork.secrets import KEPT
+from operations.redis import login
+from tasks.redis import KEPT_PASSWORD
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +74,13 @@ def test_passwords_are_not_in_the_configuration(redis):
     for name in ("redis/app", "redis/admin"):
         found = redis.run("grep -rlF -f /dev/stdin /etc/redis", stdin=redis.secrets.value(name) + "\n")
         assert found.stdout == ""
+
+
+def test_the_administrators_password_is_kept_for_root_alone(redis):
+    found = redis.check(f"stat -c '%U:%G %a' {KEPT} {KEPT_PASSWORD}; sha256sum <{KEPT_PASSWORD}").split()
+    digest = hashlib.sha256(login("admin", redis.secrets.value("redis/admin")).encode()).hexdigest()
+    assert found == ["root:root", "700", "root:root", "600", digest, "-"]
+    assert redis.run(f"runuser -u redis -- cat {KEPT_PASSWORD}").returncode == 1
 
 
 def test_files_are_closed_to_others(redis):

@@ -14,6 +14,8 @@ from urllib.parse import quote
 import pytest
 from tests.lab.conftest import ROOT, Lab
 
+from groundwork.secrets import KEPT
+
 # Awkward on purpose: what needs quoting in a shell, a URI, YAML, JSON and an environment file.
 PLANTED = {
     "MONGODB_ADMIN": "leak-A1 '\"$x\\:@/%#&",
@@ -131,6 +133,15 @@ def test_no_process_ever_had_a_secret_in_its_arguments(planted):
     # The application's own environment is where its secrets belong.
     own = re.compile(r"^(MONGO_URI|REDIS_URL|SENTRY_DSN)=")
     assert _marks_in("".join(line for line in samples if not own.match(line))) == []
+
+
+def test_in_files_the_secrets_are_where_they_belong_and_nowhere_else(planted):
+    """Those that root alone can read among them: the application's, and what lets the next run in."""
+    stack, _, _ = planted
+    # Not the marks themselves: the journal has what sudo is told.
+    search = "find / -xdev -type f -newer /etc/machine-id -exec grep -al 'leak-[A-E][1-5]' {} +"
+    done = stack.ssh("leaks", f"sudo {search}", check=False)
+    assert sorted(done.stdout.split()) == ["/etc/app/environment", f"{KEPT}/mongodb-admin", f"{KEPT}/redis-admin"]
 
 
 @pytest.mark.parametrize(

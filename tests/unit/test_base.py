@@ -132,6 +132,15 @@ def test_the_key_that_groundwork_connects_with_must_stay(make_here, tmp_path):
     assert errors(make_here(["base"], **data)) == []
 
 
+def test_a_key_without_its_public_half_beside_it_must_stay_too(make_here, tmp_path):
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "id"], check=True)
+    own = (tmp_path / "id.pub").read_text().strip()
+    (tmp_path / "id.pub").unlink()
+    data = {"ssh_user": "anna", "ssh_key": str(tmp_path / "id")}
+    assert "is not among the keys" in errors(make_here(["base"], **data, base_administrators=[{"name": "anna", "keys": [KEY]}]))[0]
+    assert errors(make_here(["base"], **data, base_administrators=[{"name": "anna", "keys": [KEY, own]}])) == []
+
+
 def _rsa(bits: int) -> str:
     number = (1 << (bits - 1)).to_bytes(bits // 8 + 1, "big")
     blob = b"".join(len(part).to_bytes(4, "big") + part for part in (b"ssh-rsa", b"\x01\x00\x01", number))

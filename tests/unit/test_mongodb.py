@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from groundwork.rows import File
+from groundwork.rows import Absent, File
+from groundwork.secrets import KEPT
 from groundwork.templates import render
 from groundwork.topology import SettingsError
+from tasks.app import Settings as Application
 from tasks.mongodb import Settings
 
 
@@ -84,3 +86,47 @@ def test_a_mirror_of_ones_own_is_not_held_against_the_table(make_here):
 def test_values_that_are_refused(make_here, data):
     with pytest.raises(SettingsError):
         make_here(["mongodb"], **data).settings(Settings)
+
+
+READER = {"name": "reader", "database": "d", "roles": ["read"]}
+GONE = {"name": "gone", "database": "d", "state": "absent"}
+
+
+def test_who_is_absent_needs_no_secret_and_is_not_the_applications_user(make_here):
+    here = make_here(["mongodb", "app"], mongodb_users=[GONE, READER], app_source="examples/app")
+    assert {secret.name for secret in here.settings(Settings).secrets(here)} == {"mongodb/admin", "mongodb/reader"}
+    assert here.settings(Application).mongodb_login(here) == ("reader", "d")
+
+
+@pytest.mark.parametrize(
+    "users, message",
+    [
+        ([READER, {**READER, "database": "e"}], "mongodb_users: 'reader' is there twice"),
+        ([READER, {**READER, "state": "absent"}], "mongodb_users: 'reader' is there twice"),
+        ([GONE, GONE], "mongodb_users: 'gone' is there twice"),
+        ([{**GONE, "name": "admin", "database": "admin"}], "mongodb_users: 'admin' is the administrator's name"),
+        ([READER, {**READER, "database": "e", "state": "absent"}], None),
+    ],
+)
+def test_one_user_of_a_name_and_never_the_administrator(make_here, users, message):
+    here = make_here(["mongodb"], mongodb_users=users)
+    found = list(here.settings(Settings).errors(here))
+    assert [error.startswith(message or "") for error in found] == ([True] if message else [])
+
+
+def test_nobody_who_is_absent_makes_a_collection(make_here):
+    writer = {"name": "writer", "database": "d", "state": "absent"}
+    here = make_here(["mongodb"], mongodb_users=[writer], mongodb_collections=[{"database": "d", "name": "c"}])
+    [error] = here.settings(Settings).errors(here)
+    assert "no user of mongodb_users has readWrite on that database" in error
+
+
+def test_the_password_is_kept_as_it_is_and_for_root_alone(make_here):
+    here = make_here(["mongodb"])
+    settings = here.settings(Settings)
+    directory = next(row for row in settings.files(here) if row.path == KEPT)
+    assert (directory.owner, directory.mode) == ("root", "700")
+    password, new = settings.kept()
+    assert (password.path, password.owner, password.mode, password.secret) == (f"{KEPT}/mongodb-admin", "root", "600", True)
+    assert render(password, settings, here, secret=lambda name: f" {name} ").decode() == " mongodb/admin "
+    assert new == Absent(f"{KEPT}/mongodb-admin.new")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
+import subprocess
 
 import pytest
 
-from groundwork.rows import File
+from groundwork.rows import Absent, File
+from groundwork.secrets import KEPT
 from groundwork.templates import render
 from groundwork.topology import SettingsError
-from operations.redis import quoted
+from operations.redis import WAY_IN, quoted
 from tasks.redis import ACL, CONFIGURATION, Settings
 from tests.unit.conftest import make_topology
 
@@ -127,3 +130,46 @@ def test_a_value_for_redis_cli(value):
     assert text.isascii() and "\n" not in text and text[0] == text[-1] == '"'
     assert text[1:-1].encode().decode("unicode_escape").encode("latin-1").decode() == value
     assert len(shlex.split(text)) == 1
+
+
+def test_the_login_is_kept_for_root_alone(make_here):
+    here = make_here(["redis"])
+    settings = here.settings(Settings)
+    directory = next(row for row in settings.files(here) if row.path == KEPT)
+    assert (directory.owner, directory.mode) == ("root", "700")
+    login, new = settings.kept()
+    assert (login.path, login.owner, login.mode, login.secret) == (f"{KEPT}/redis-admin", "root", "600", True)
+    assert render(login, settings, here, lambda name: "a\n'b").decode() == "AUTH admin \"a\\x0a'b\""
+    assert new == Absent(f"{KEPT}/redis-admin.new")
+
+
+# What the running server is told, by a redis-cli that only pretends: it takes one login.
+REDIS_CLI = """#!/bin/sh
+read -r login; read -r command || true
+[ "$login" = "AUTH admin $(cat {0}/takes)" ] || {{ echo 'WRONGPASS invalid username-password pair'; exit; }}
+echo OK
+"""
+
+
+@pytest.mark.parametrize(
+    "takes, kept, new, way",
+    [
+        ("wanted", "old", None, "wanted"),
+        ("old", "old", None, "kept"),
+        ("newer", "old", "newer", "kept.new"),
+        ("newer", None, "newer", "kept.new"),
+        ("lost", "old", "newer", "none"),
+        ("lost", None, None, "none"),
+    ],
+)
+def test_the_way_into_a_running_server(tmp_path, takes, kept, new, way):
+    (tmp_path / "redis-cli").write_text(REDIS_CLI.format(tmp_path))
+    (tmp_path / "redis-cli").chmod(0o755)
+    for name, value in (("takes", takes), ("kept", kept and f"AUTH admin {kept}"), ("kept.new", new and f"AUTH admin {new}")):
+        if value:
+            (tmp_path / name).write_text(value)
+    done = subprocess.run(
+        ["sh", "-c", WAY_IN.format(port=1, kept=tmp_path / "kept")],
+        input="AUTH admin wanted", capture_output=True, text=True, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip().removeprefix(f"{tmp_path}/")) == (0, way)
