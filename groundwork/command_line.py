@@ -16,6 +16,12 @@ checked = False
 """config.py has been read, which pyinfra does only in its own directory."""
 
 
+PASSWORDS = {
+    "--use-sudo-password": 'pyinfra 3.10 does nothing with it; set sudo_password = Secret("sudo/NAME")',
+    "--same-sudo-password": 'the host\'s process list would show the password; set sudo_password = Secret("sudo/NAME")',
+}
+
+
 def check(arguments: list[str]) -> None:
     """Refuse --no-wait, and a --limit that matches no host.
 
@@ -28,6 +34,8 @@ def check(arguments: list[str]) -> None:
     checked = True
     if "--no-wait" in arguments:
         raise Refusal("--no-wait is refused: a failure would end with exit status 0")
+    if passwords := [name for name in PASSWORDS if name in arguments]:
+        raise Refusal(f"{passwords[0]} is refused: {PASSWORDS[passwords[0]]}")
     if _asks(arguments) and _stdin_is_null():
         raise Refusal("there is nobody to ask: add -y to go ahead, or --dry to look")
     inventory, operations = _words(arguments)

@@ -13,6 +13,7 @@ from groundwork.rows import Directory, File, Row
 from groundwork.secrets import Secret
 from groundwork.settings import Domain, Network, RoleSettings, Size
 from groundwork.sources import SourceError, shown, tree
+from groundwork.takeover import BEFORE, Found, Met, asked, told
 from groundwork.templates import ROOT
 from groundwork.topology import Flow, Here
 from operations import accounts, apt, files, service, wait
@@ -44,6 +45,8 @@ class Settings(RoleSettings):
     """Nginx."""
 
     role = "nginx"
+    mark = "/etc/logrotate.d/groundwork-nginx"
+    units = ("nginx.service",)
 
     domains: list[Domain] = []
     """Host names that are served; others are refused. Empty serves whatever name is asked for."""
@@ -122,7 +125,7 @@ class Settings(RoleSettings):
         return [
             *frontend,
             *self._certificate(),
-            File("/etc/nginx/nginx.conf", template="nginx/nginx.conf.j2", check=_TEST),
+            File("/etc/nginx/nginx.conf", template="nginx/nginx.conf.j2", check=_TEST, keep=True),
             File(
                 "/etc/logrotate.d/groundwork-nginx",
                 template="nginx/logrotate.j2",
@@ -141,6 +144,16 @@ class Settings(RoleSettings):
 
     def flows(self) -> list[Flow]:
         return [Flow(source, self.role, port) for source in self.sources for port in (80, 443)]
+
+    def meets(self, found: Found, here: Here) -> Iterable[Met]:
+        yield from self.taken_ports(found)
+        if found.sites:
+            yield asked(
+                f"nginx has sites of its own, which will not be served any more: {', '.join(found.sites)}. These files "
+                f"stay, and nginx.conf is kept as /etc/nginx/nginx.conf{BEFORE}"
+            )
+        elif found.runs("nginx"):
+            yield told("nginx runs here, with the distribution's default site alone: the application's takes its place")
 
     def errors(self, here: Here) -> Iterable[str]:
         if not self.frontend and not here.peers("app"):

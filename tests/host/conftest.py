@@ -27,6 +27,7 @@ from pyinfra.context import ctx_state
 from pyinfra_cli.inventory import make_inventory
 
 from facts.machine import Machine
+from groundwork.connections import stanza_of
 from groundwork.roles import ORDER, all_roles
 from groundwork.secrets import SecretStore
 from groundwork.settings import HostSettings
@@ -191,8 +192,13 @@ def _stanza(here: Here, directory: Path) -> str:
         "ssh_known_hosts_file": "UserKnownHostsFile",
     }
     lines = [f"  {words[name]} {value}" for name, value in here.data.items() if name in words]
+    if jumps := stanza_of(here).get("proxyjump"):
+        lines.append(f"  ProxyJump {jumps}")
     control = f"  ControlMaster auto\n  ControlPath {directory}/%C\n  ControlPersist 60\n"
-    return "\n".join([f"Host {here.name}", *lines, "  BatchMode yes\n"]) + control
+    # The jump host's own stanza, for the ssh that ProxyJump starts.
+    more = here.data.get("ssh_config_file")
+    include = f"Match all\n  Include {Path(more).expanduser().resolve()}\n" if more else ""
+    return "\n".join([f"Host {here.name}", *lines, "  BatchMode yes\n"]) + control + include
 
 
 def _host(request, topology, secrets, ssh_config) -> Host:
