@@ -141,7 +141,7 @@ def _listeners(line: str, units: dict[str, str]) -> Iterable[Listener]:
     """One line of `ss -Hltunp`."""
     words = line.split()
     address, _, port = words[4].rpartition(":")
-    address = {"*": "0.0.0.0"}.get(address, address).strip("[]")
+    address = {"*": "0.0.0.0"}.get(address, address).replace("[", "").replace("]", "")
     holders = re.findall(r'\("([^"]*)",pid=(\d+)', line)
     program, pid = holders[0] if holders else ("", "")
     if port.isdigit():

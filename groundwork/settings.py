@@ -125,9 +125,7 @@ class RoleSettings(KeyedSettings):
         """Programs that hold a port of the role."""
         for port in dict.fromkeys(flow.port for flow in self.flows() if flow.role == self.role):
             for other in found.others_at(port, self.units):
-                yield refused(
-                    f"port {port} is taken by {other.name}: give it another port, or `{other.stop}`"
-                )
+                yield refused(f"port {port} is taken by {other.name}: give it another port, or {other.stop}")
 
     def errors(self, here: Here) -> Iterable[str]:
         """What is wrong with this combination on this host, each a sentence that starts with a key."""

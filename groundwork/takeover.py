@@ -69,10 +69,10 @@ class Listener:
 
     @property
     def stop(self) -> str:
-        """The command that takes it away."""
+        """How to take it away."""
         if self.program == "docker-proxy":
-            return "docker stop CONTAINER"
-        return f"systemctl disable --now {self.unit}" if self.unit.endswith(".service") else f"stop {self.name}"
+            return "stop the container (`docker ps` shows its port)"
+        return f"`systemctl disable --now {self.unit}`" if self.unit.endswith(".service") else "stop it"
 
 
 @dataclass
@@ -161,17 +161,18 @@ class Found:
     redis: Redis = field(default_factory=Redis)
     docker: Docker = field(default_factory=Docker)
 
-    def others_at(self, port: int, programs: Iterable[str]) -> list[Listener]:
-        """Programs at a TCP port, but for these."""
+    def others_at(self, port: int, units: Iterable[str]) -> list[Listener]:
+        """Programs at a TCP port, but for those of these units."""
         found = {
             item.name: item
             for item in self.listeners
-            if (item.protocol, item.port) == ("tcp", port) and item.program not in programs
+            if (item.protocol, item.port) == ("tcp", port) and item.unit not in units
         }
         return list(found.values())
 
-    def runs(self, program: str) -> bool:
-        return any(item.program == program for item in self.listeners)
+    def runs(self, unit: str) -> bool:
+        """Whether a unit waits for connections."""
+        return any(item.unit == unit for item in self.listeners)
 
 
 def sentences(here: Here, found: Found) -> tuple[list[str], list[str]]:

@@ -28,7 +28,7 @@ base64 -d >"$t"; chown {owner}:{group} "$t"; chmod {mode} "$t"
 
 
 @operation()
-def table(rows: Iterable[Row], settings: RoleSettings):
+def table(rows: Iterable[Row], settings: RoleSettings | None):
     """Make a host's files agree with a table of rows.
 
     Rows are taken in order: a directory before what is in it. A file is written to a candidate,
@@ -42,7 +42,7 @@ def table(rows: Iterable[Row], settings: RoleSettings):
     rows = list(rows)
     found = host.get_fact(Paths, paths=[row.path for row in rows]) or {}
     machine = current().machine
-    new_here = machine is not None and settings.mark not in machine.marks
+    new_here = machine is not None and settings is not None and settings.mark not in machine.marks
     # All at once: pyinfra asks only for the first command when it looks ahead, and --dry shall name all.
     yield from [
         command

@@ -112,6 +112,6 @@ def ask(roles: list[str]) -> Found:
     if not good:
         raise PyinfraError(f"can't be asked what runs on it: {' '.join(output.stderr_lines[-1:])}")
     found = fact.process(output.stdout_lines)
-    if "mongodb" in roles and found.mongodb.data and found.runs("mongod"):
+    if "mongodb" in roles and found.mongodb.data and found.runs("mongod.service"):
         found.mongodb.login = mongodb_login(found)
     return found

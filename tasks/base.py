@@ -47,6 +47,9 @@ PACKAGES = (
     "unattended-upgrades",
 )
 
+DHCP = {68, 546}
+"""UDP ports that templates/base/firewall.nft.j2 opens to every host."""
+
 SYSCTLS = {
     # Only routers need these; the names under * cover interfaces that are there already.
     "net.ipv4.conf.*.accept_redirects": 0,
@@ -372,7 +375,7 @@ class Settings(RoleSettings):
         closed = [
             f"port {item.port}{'' if item.protocol == 'tcp' else '/udp'} of {item.name}"
             for item in found.listeners
-            if not item.local and (item.protocol == "udp" or item.port not in open_ports)
+            if not item.local and item.port not in (DHCP if item.protocol == "udp" else open_ports)
         ]
         return list(dict.fromkeys(closed))
 

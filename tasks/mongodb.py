@@ -199,7 +199,7 @@ class Settings(RoleSettings):
         there = found.mongodb
         if not there.data:
             return
-        unfit = list(self._unfit(there, here, found.runs("mongod")))
+        unfit = list(self._unfit(there, here, found.runs("mongod.service")))
         yield from unfit
         if unfit:
             return

@@ -58,7 +58,7 @@ sleep 0.5
 mongosh --quiet shop --eval 'db.items.insertMany([{n: 1}, {n: 2}, {n: 3}]); db.createUser({user: "legacy", pwd: "legacy", roles: ["read"]})' >/dev/null
 mkdir -p /srv/other; systemd-run -q --unit=reports python3 -m http.server -d /srv/other 9000
 systemd-run -q --unit=forgotten python3 -m http.server -d /srv/other 9001
-ufw allow 22/tcp >/dev/null; ufw allow 9000/tcp >/dev/null; ufw --force enable >/dev/null
+ufw allow 22/tcp >/dev/null; ufw allow 80/tcp >/dev/null; ufw allow 9000/tcp >/dev/null; ufw --force enable >/dev/null
 """
 
 TWO = """set -e
@@ -137,7 +137,7 @@ def test_all_is_told_at_once_and_nothing_is_touched(used):
     assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr, done.stderr
     assert "Starting operation" not in done.stderr and "nothing was changed" in done.stderr
     for host, words in {
-        "taken1: base: ufw is active": ["ufw allow 22/tcp; ufw allow 9000/tcp", "`ufw disable`", 'take_over = ["base"]'],
+        "taken1: base: ufw is active": ["ufw allow 22/tcp; ufw allow 80/tcp; ufw allow 9000/tcp", "`ufw disable`", 'take_over = ["base"]'],
         "taken1: base: the firewall will close": ["port 9000 of python3 (reports.service)", "port 9001 of python3 (forgotten.service)", "flows ="],
         "taken1: nginx: nginx has sites of its own": ["/etc/nginx/sites-enabled/shop", "nginx.conf.before-groundwork", 'take_over = ["nginx"]'],
         "taken1: mongodb: MongoDB 6.0.5 has data in /var/lib/mongodb": ["asks nobody for a password", "its data and users stay", 'take_over = ["mongodb"]'],
@@ -152,6 +152,7 @@ def test_all_is_told_at_once_and_nothing_is_touched(used):
         assert len(line) == 1, f"{host}\n{done.stderr}"
         for word in words:
             assert word in line[0], line[0]
+    assert len([line for line in done.stderr.splitlines() if line.strip().startswith("- ")]) == 10, done.stderr
     assert "old pass" not in done.stderr + done.stdout
     _untouched(used)
 
