@@ -4,7 +4,7 @@ import sys
 
 from pyinfra import config
 
-from groundwork import command_line
+from groundwork import command_line, connections
 
 config.REQUIRE_PYINFRA_VERSION = "==3.10.0"
 config.SUDO = True
@@ -12,3 +12,4 @@ config.SUDO = True
 config.FAIL_PERCENT = 0
 
 command_line.check(sys.argv[1:])
+connections.set_up()

@@ -17,11 +17,13 @@ class Machine(FactBase):
             'echo "architecture=$(dpkg --print-architecture)"; echo "cores=$(nproc)"; '
             "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/memory=\\1/p' /proc/meminfo; "
             'echo "container=$(systemd-detect-virt --container)"; '
+            f"for mark in {_marks()}; do [ -e $mark ] && echo mark=$mark; done; "
             "[ -d /var/lib/groundwork ] && echo known=yes; "
             "df --output=avail -k / | sed -n '2s/^ */disk_free=/p'"
         )
 
     def process(self, output):
+        output = list(output)
         found = dict(line.split("=", 1) for line in output if "=" in line)
         return MachineData(
             distribution=found["distribution"],
@@ -32,4 +34,11 @@ class Machine(FactBase):
             container=found["container"] not in ("none", ""),
             disk_free=int(found["disk_free"]) // 1024,
             known="known" in found,
+            marks=frozenset(line[5:] for line in output if line.startswith("mark=")),
         )
+
+
+def _marks() -> str:
+    from groundwork.roles import all_roles  # which imports this
+
+    return " ".join(settings.mark for settings in all_roles().values())

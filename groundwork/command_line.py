@@ -20,6 +20,12 @@ checked = False
 """config.py has been read, which pyinfra does only in its own directory."""
 
 
+PASSWORDS = {
+    "--use-sudo-password": 'pyinfra 3.10 does nothing with it; set sudo_password = Secret("sudo/NAME")',
+    "--same-sudo-password": 'the host\'s process list would show the password; set sudo_password = Secret("sudo/NAME")',
+}
+
+
 def check(arguments: list[str]) -> None:
     """Refuse what would end with exit status 0 and no work done, and what is wrong without a connection.
 
@@ -34,6 +40,8 @@ def check(arguments: list[str]) -> None:
         raise Refusal("--no-wait is refused: a failure would end with exit status 0")
     if "--serial" in arguments:
         raise Refusal("--serial is refused: a host would go past the stages alone; --limit HOST is one host by itself")
+    if passwords := [name for name in PASSWORDS if name in arguments]:
+        raise Refusal(f"{passwords[0]} is refused: {PASSWORDS[passwords[0]]}")
     if _asks(arguments) and _stdin_is_null():
         raise Refusal("there is nobody to ask: add -y to go ahead, or --dry to look")
     inventory, operations = _words(arguments)

@@ -13,7 +13,7 @@ from typing import Iterable
 import gevent
 from gevent.lock import Semaphore
 from jinja2 import TemplateError
-from pyinfra import inventory
+from pyinfra import inventory, logger
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
 from pyinfra.connectors.fake import FakeConnectorData
@@ -21,13 +21,14 @@ from pyinfra.connectors.ssh import ConnectorData
 from pyinfra.connectors.ssh_util import load_key_with_certificate
 from pyinfra.context import ctx_host
 
-from facts.machine import Machine
-from groundwork import command_line, context
+from groundwork import command_line, connections, context
 from groundwork.errors import Refusal
 from groundwork.rows import File
 from groundwork.settings import HostSettings, RoleSettings, is_address, keys
+from groundwork.takeover import new_roles, sentences
 from groundwork.templates import ROOT, render
 from groundwork.topology import INTERNET, Here, SettingsError, Topology
+from operations import takeover as takeover_operations
 
 SUPPORTED = {
     "ubuntu": ("jammy", "noble"),
@@ -92,6 +93,7 @@ def _errors() -> list[str]:
         setting_errors(topology, context.inventory_file()),
         _missing_secrets(topology),
         _machine_errors(topology),
+        _found_errors(topology),
         _template_errors(active),
     )
 
@@ -118,6 +120,8 @@ def setting_errors(topology: Topology, source: Path = Path("inventory")) -> Iter
         for name in here.data:
             if name not in known and not name.startswith("_"):
                 yield f"{_where(here, name)}: unknown key{_nearest(name, known)}"
+        for name in connections.leaked_password(here.data):
+            yield f'{_where(here, name)}: is refused, because it would be in the inventory: sudo_password = Secret("sudo/NAME")'
     yield from _group_errors(topology, source)
     refused = [error for here in topology.hosts.values() for error in _refused(here)]
     yield from refused
@@ -208,6 +212,9 @@ def _port_errors(here: Here) -> Iterable[str]:
 
 
 def _flow_errors(here: Here) -> Iterable[str]:
+    for name in here.settings(HostSettings).take_over:
+        if name not in here.topology.roles:
+            yield f"take_over: {name!r} is none of {', '.join(here.topology.roles)}"
     for item in here.settings(HostSettings).flows:
         if item.role not in here.topology.roles:
             yield f"flows: role {item.role!r} is none of {', '.join(here.topology.roles)}"
@@ -327,15 +334,19 @@ def _missing_secrets(topology: Topology) -> Iterable[str]:
 
 
 def _machine_errors(topology: Topology) -> Iterable[str]:
+    problems: dict[str, str | None] = {}
+
     def ask(item) -> None:
+        here = topology.hosts[item.name]
+        secret = here.settings(HostSettings).sudo_password
         with ctx_host.use(item):
-            topology.hosts[item.name].machine = item.get_fact(Machine)
+            problems[item.name] = connections.ask_machine(item, here, secret and context.secret_value(secret.name))
 
     gevent.joinall([gevent.spawn(ask, item) for item in inventory.get_active_hosts()])
     for item in inventory.get_active_hosts():
         here = topology.hosts[item.name]
         if here.machine is None:
-            yield f"{here.name}: can't be asked what it is (does sudo work for its ssh_user?)"
+            yield problems.get(item.name) or f"{here.name}: can't be asked what it is"
             continue
         machine = here.machine
         if machine.codename not in SUPPORTED.get(machine.distribution, ()):
@@ -345,6 +356,29 @@ def _machine_errors(topology: Topology) -> Iterable[str]:
         if machine.disk_free < needed:
             yield f"{here.name}: {machine.disk_free} MiB free on /, {needed} are needed"
     yield from _combination_errors(here for here in topology.hosts.values() if here.machine)
+
+
+def _found_errors(topology: Topology) -> Iterable[str]:
+    """What is on hosts that are not bare, and in the way of roles that are new to them."""
+    problems: dict[str, str] = {}
+
+    def ask(item, roles: list[str]) -> None:
+        with ctx_host.use(item):
+            try:
+                topology.hosts[item.name].found = takeover_operations.ask(roles)
+            except PyinfraError as error:
+                problems[item.name] = f"{item.name}: {error}"
+
+    new = {item: new_roles(topology.hosts[item.name]) for item in inventory.get_active_hosts()}
+    gevent.joinall([gevent.spawn(ask, item, roles) for item, roles in new.items() if roles])
+    yield from problems.values()
+    for item in new:
+        here = topology.hosts[item.name]
+        if here.found is not None:
+            notes, errors = sentences(here, here.found)
+            for note in notes:
+                logger.info(f"  Found: {note}")
+            yield from errors
 
 
 # Templates

@@ -60,5 +60,7 @@ class File(Row):
     mode: str = "644"
     check: str | None = None
     """Shell command that must succeed before the file lands; `{}` stands for the candidate."""
+    keep: bool = False
+    """What was there before its role came to the host is kept beside it, as PATH.before-groundwork."""
     secret: bool = False
     """Holds a secret: its diff says no more than "changed"."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Iterable
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from groundwork.secrets import Secret
+from groundwork.takeover import Found, Met, refused
 
 if TYPE_CHECKING:
     from groundwork.rows import Row
@@ -99,6 +100,11 @@ class RoleSettings(KeyedSettings):
     memory_minimum: ClassVar[int] = 0
     """MiB below which the role does not run well; a smaller share is refused."""
 
+    mark: ClassVar[str] = ""
+    """A path that is there once the role has been on a host, and that nobody else makes."""
+    units: ClassVar[tuple[str, ...]] = ()
+    """Units that may hold the role's ports."""
+
     def secrets(self, here: Here) -> list[Secret]:
         """Names of the secrets the role needs on this host."""
         return []
@@ -110,6 +116,16 @@ class RoleSettings(KeyedSettings):
     def flows(self) -> list[Flow]:
         """Who may reach the role's ports, besides the host itself."""
         return []
+
+    def meets(self, found: Found, here: Here) -> Iterable[Met]:
+        """What is in its way on a host that it has never been on."""
+        return self.taken_ports(found)
+
+    def taken_ports(self, found: Found) -> Iterable[Met]:
+        """Programs that hold a port of the role."""
+        for port in dict.fromkeys(flow.port for flow in self.flows() if flow.role == self.role):
+            for other in found.others_at(port, self.units):
+                yield refused(f"port {port} is taken by {other.name}: give it another port, or {other.stop}")
 
     def errors(self, here: Here) -> Iterable[str]:
         """What is wrong with this combination on this host, each a sentence that starts with a key."""
@@ -158,11 +174,16 @@ class HostSettings(KeyedSettings):
     python_index: str | Secret | None = None
     """Index that Python packages come from, such as a company's mirror; a Secret where its URL holds a
     password. By default uv's own."""
+    take_over: list[str] = []
+    """Roles that may take over what they find on a host that is not bare, where somebody would notice: the
+    run says what, and stops without this. docs/taking-over.md has the table."""
+    sudo_password: Secret | None = None
+    """Password that sudo asks the ssh_user for: Secret("sudo/NAME"). By default sudo must not ask."""
     lab_suite: str | None = None
     """Set by lab_host(): the distribution of a lab host. Lab hosts use generated secrets."""
 
     def secrets(self, here: Here) -> list[Secret]:
-        return [self.python_index] if isinstance(self.python_index, Secret) else []
+        return [value for value in (self.python_index, self.sudo_password) if isinstance(value, Secret)]
 
 
 def key(settings: type[KeyedSettings], field: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Iterable, Iterator, Mapping, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from groundwork.settings import External, HostSettings, KeyedSettings, RoleSettings, key
+from groundwork.takeover import Found
 
 S = TypeVar("S", bound=KeyedSettings)
 
@@ -71,6 +72,8 @@ class Machine:
     """MiB free on /."""
     known: bool = False
     """Groundwork has been here before."""
+    marks: frozenset[str] = frozenset()
+    """Marks of the roles that have been here before."""
 
 
 class SettingsError(Exception):
@@ -173,6 +176,8 @@ class Here:
         self.groups = list(groups)
         self.data = data
         self.machine: Machine | None = None
+        self.found: Found | None = None
+        """What was on the host before; None where all of its roles were, too."""
         self._settings: dict[type[KeyedSettings], KeyedSettings] = {}
 
     @cached_property

@@ -15,6 +15,7 @@ from facts.files import Content, Path, Paths
 from groundwork.context import current, secret_value
 from groundwork.rows import Absent, Directory, File, Link, Row
 from groundwork.settings import RoleSettings
+from groundwork.takeover import BEFORE
 from groundwork.templates import render
 from operations.report import report
 
@@ -27,7 +28,7 @@ base64 -d >"$t"; chown {owner}:{group} "$t"; chmod {mode} "$t"
 
 
 @operation()
-def table(rows: Iterable[Row], settings: RoleSettings, before: str | None = None):
+def table(rows: Iterable[Row], settings: RoleSettings | None, before: str | None = None):
     """Make a host's files agree with a table of rows.
 
     Rows are taken in order: a directory before what is in it. A file is written to a candidate,
@@ -41,8 +42,14 @@ def table(rows: Iterable[Row], settings: RoleSettings, before: str | None = None
     """
     rows = list(rows)
     found = host.get_fact(Paths, paths=[row.path for row in rows]) or {}
+    machine = current().machine
+    new_here = machine is not None and settings is not None and settings.mark not in machine.marks
     # All at once: pyinfra asks only for the first command when it looks ahead, and --dry shall name all.
-    commands = [command for row in rows for command in _agree(row, found.get(row.path), settings)]
+    commands = [
+        command
+        for row in rows
+        for command in [*_kept(row, found.get(row.path), new_here), *_agree(row, found.get(row.path), settings)]
+    ]
     yield from [before, *commands] if before and commands else commands
 
 
@@ -55,6 +62,18 @@ def _agree(row: Row, now: Path | None, settings: RoleSettings):
         yield from _absent(row, now)
     elif isinstance(row, File):
         yield from _file(row, now, settings)
+
+
+def _kept(row: Row, now: Path | None, new_here: bool):
+    """A copy of what was there before the role came to the host; made once."""
+    if isinstance(row, File) and row.keep and new_here and now is not None and now.kind in ("file", "link"):
+        path, copy = shlex.quote(row.path), shlex.quote(row.path + BEFORE)
+        report(f"{row.path}: what was there is kept as {row.path}{BEFORE}")
+        # Ours is there where an earlier run was cut off.
+        yield (
+            f"[ -e {copy} ] || grep -qs 'Managed by Groundwork' {path} || "
+            f"{{ cp -aLT -- {path} {copy}.new && mv -fT -- {copy}.new {copy}; }}"
+        )
 
 
 def _directory(row: Directory, now: Path | None):

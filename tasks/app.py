@@ -43,6 +43,8 @@ class Settings(RoleSettings):
     """The application."""
 
     role = "app"
+    mark = "/etc/app/gunicorn.conf.py"
+    units = ("app.service",)
     memory_weight = 3
     memory_minimum = 192
 
@@ -200,7 +202,7 @@ class Settings(RoleSettings):
                 template="app/gunicorn.conf.py.j2",
                 check="/usr/bin/python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read())' {}",
             ),
-            File("/etc/systemd/system/app.service", template="app/app.service.j2"),
+            File("/etc/systemd/system/app.service", template="app/app.service.j2", keep=True),
         ]
 
     def flows(self) -> list[Flow]:

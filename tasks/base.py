@@ -18,11 +18,13 @@ from pydantic import AfterValidator, Field
 
 from facts.firewall import RULES
 from facts.sshd import CHECK, DROP_IN
+from groundwork import connections
 from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Link, Row
 from groundwork.settings import Address, Domain, Network, Part, Port, RoleSettings, Size, UserName, is_address
+from groundwork.takeover import Found, Met, asked, refused
 from groundwork.topology import INTERNET, Flow, Here, Machine, Opening
-from operations import accounts, apt, files, firewall, host, service, sshd, swap, sysctl, unconfirmed
+from operations import accounts, apt, files, firewall, host, service, sshd, swap, sysctl, takeover, unconfirmed
 
 LIB = "/usr/local/lib/groundwork"
 
@@ -46,6 +48,9 @@ PACKAGES = (
     "tzdata",
     "unattended-upgrades",
 )
+
+DHCP = {68, 546}
+"""UDP ports that templates/base/firewall.nft.j2 opens to every host."""
 
 SYSCTLS = {
     # Only routers need these; the names under * cover interfaces that are there already.
@@ -125,6 +130,8 @@ class Settings(RoleSettings):
     """What every host has."""
 
     role = "base"
+    mark = "/var/lib/groundwork/base"
+    units = ("ssh.service", "sshd.service", "ssh.socket", "init.scope")
 
     hostname: Domain | None = None
     """The host's name; by default its name in the inventory, unless that is an address."""
@@ -247,7 +254,9 @@ class Settings(RoleSettings):
         """Addresses and networks that fail2ban leaves alone."""
         hosts = [other.private_address for other in here.topology.hosts.values()]
         sources = [network for source in self.ssh_sources for network in here.topology.networks_of(source) or []]
-        return list(dict.fromkeys([*hosts, *sources, *self.ban_never]))
+        # Behind a jump host everybody comes from one address: one person's failed logins would ban us all.
+        jumps = [address for address in connections.jumps(here) if is_address(address)]
+        return list(dict.fromkeys([*hosts, *sources, *jumps, *self.ban_never]))
 
     def files(self, here: Here) -> list[Row]:
         return [*self.configuration(here), *self.ways_in(here), *self.sudo()]
@@ -348,6 +357,45 @@ class Settings(RoleSettings):
                 mode="600",
             ),
         ]
+
+    def meets(self, found: Found, here: Here) -> Iterable[Met]:
+        yield from self.taken_ports(found)
+        if found.firewalld:
+            yield refused("firewalld is active: declare what it lets in as flows, then `systemctl disable --now firewalld`")
+        if found.tables:
+            off = " ".join(f"`systemctl disable --now {unit}`" for unit in found.rules_at_boot)
+            yield refused(
+                f"other firewall rules keep packets out ({', '.join(found.tables)}), so that what a flow opens may stay "
+                f"closed: declare what they let in as flows, then take them away {off}".rstrip()
+            )
+        if found.ufw is not None:
+            rules = "; ".join(found.ufw) or "nothing"
+            yield asked(
+                f"ufw is active, and what a flow opens it may keep closed. It has: {rules}. Declare what shall stay open as "
+                "flows, then `ufw disable`; or the run does that, when its own rules are loaded"
+            )
+        if closed := self._closed(found, here):
+            yield asked(
+                f"the firewall will close what is open now: {', '.join(closed)}. What shall stay open needs a flow: "
+                'flows = [{"source": "192.0.2.0/24", "role": "base", "port": …}]'
+            )
+        if found.passwords:
+            yield asked(
+                f"{', '.join(found.passwords)} can log in with a password and no key, which sshd will take no more: put "
+                "their keys into base_administrators, or into their ~/.ssh/authorized_keys"
+            )
+
+    def _closed(self, found: Found, here: Here) -> list[str]:
+        """Programs that others reach today, and will not; none where our firewall is loaded already."""
+        if found.firewall_loaded:
+            return []
+        open_ports = {opening.port for opening in here.openings()} | {here.data.get("ssh_port") or 22}
+        closed = [
+            f"port {item.port}{'' if item.protocol == 'tcp' else '/udp'} of {item.name}"
+            for item in found.listeners
+            if not item.local and item.port not in (DHCP if item.protocol == "udp" else open_ports)
+        ]
+        return list(dict.fromkeys(closed))
 
     def errors(self, here: Here) -> Iterable[str]:
         if self.hostname is None and not is_address(here.name) and not _is_domain(here.name):
@@ -504,3 +552,4 @@ def base(settings: Settings, here: Here) -> None:
         port=settings.ssh_port,
         after=[ways_in, rules, daemon, people, sudo],
     )
+    takeover.base(name="What was here before", found=here.found, mark=settings.mark)

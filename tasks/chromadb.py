@@ -25,6 +25,8 @@ class Settings(RoleSettings):
     """ChromaDB."""
 
     role = "chromadb"
+    mark = "/opt/chromadb/environments"
+    units = ("chromadb.service",)
     memory_weight = 2
     memory_minimum = 192  # 115 MiB were resident when it had started, with nothing stored
 

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, Field
 from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Row
 from groundwork.settings import Address, HostSettings, Network, RoleSettings, Size, UserName
+from groundwork import takeover
+from groundwork.takeover import BEFORE, Found, Met, asked, refused
 from groundwork.topology import Here
 from operations import accounts, apt, files, service, wait
 from operations.repository import repository
@@ -57,10 +59,15 @@ def _pool(value: str) -> str:
     return value
 
 
+_KNOWN_KEYS = {"max-size", "max-file", "base", "size", "bridge", "data-root"}
+"""Words inside our own keys of daemon.json; and data-root, of which there is more to say."""
+
+
 class Settings(RoleSettings):
     """Docker."""
 
     role = "docker"
+    mark = "/etc/systemd/system/groundwork-containers.service"
 
     repository: Literal["distribution", "vendor"] = "distribution"
     """Where the engine comes from: the distribution (docker.io, with its security updates), or
@@ -133,6 +140,37 @@ class Settings(RoleSettings):
     def _codename(self, here: Here) -> str:
         return here.machine.codename if here.machine else "bookworm"
 
+    def meets(self, found: Found, here: Here) -> Iterable[Met]:
+        yield from self.taken_ports(found)
+        there = found.docker
+        other = {"distribution": "docker-ce", "vendor": "docker.io"}[self.repository]
+        if other in found.packages:
+            wanted = {"docker-ce": "vendor", "docker.io": "distribution"}[other]
+            yield refused(f'the package {other} is installed, which the other would remove: set docker_repository = "{wanted}"')
+        if there.root not in ("", "/var/lib/docker"):
+            yield refused(
+                f"its images and containers are in {there.root}: stop Docker, move that to /var/lib/docker (or mount it there), "
+                f"take data-root out of {CONFIGURATION}, start Docker"
+            )
+        if there.swarm:
+            yield refused("it is part of a swarm, which can't be with live-restore: `docker swarm leave`, or take this host out of the group docker")
+        if lost := sorted(there.users - set(self.users)):
+            yield asked(f"{', '.join(lost)} will not be in the group docker any more: docker_users has who is")
+        if keys := sorted(there.keys - _KNOWN_KEYS - set(self.daemon(here))):
+            yield asked(f"{CONFIGURATION} has {', '.join(keys)}, which go; it is kept as {CONFIGURATION}{BEFORE}")
+        if there.containers:
+            yield asked(self._containers(there))
+
+    def _containers(self, there: takeover.Docker) -> str:
+        """What becomes of the containers that run."""
+        text = f"containers run ({', '.join(sorted(there.containers))}), and Docker is restarted once"
+        stay_down = sorted(name for name, (policy, _) in there.containers.items() if policy == "no")
+        if stay_down and not there.live_restore:
+            text += f"; {', '.join(stay_down)} will stay down then: `docker update --restart unless-stopped {' '.join(stay_down)}`"
+        if published := sorted(f"{name} ({ports})" for name, (_, ports) in there.containers.items() if ports):
+            text += f". Ports that they publish are closed to other hosts without a flow to the role docker: {', '.join(published)}"
+        return text
+
     def errors(self, here: Here) -> Iterable[str]:
         pool = ipaddress.ip_network(self.address_pool)
         for name, network in _known_networks(here):
@@ -145,7 +183,7 @@ class Settings(RoleSettings):
     def files(self, here: Here) -> list[Row]:
         rows: list[Row] = [
             Directory("/etc/docker"),
-            File(CONFIGURATION, template="docker/daemon.json.j2", check=CHECK),
+            File(CONFIGURATION, template="docker/daemon.json.j2", check=CHECK, keep=True),
             Directory("/usr/local/lib/groundwork"),
             File(STOP, source="docker/stop-containers", mode="755"),
             File(

@@ -10,8 +10,10 @@ from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Row
 from groundwork.secrets import KEPT, Secret
 from groundwork.settings import Address, Part, Port, RoleSettings
+from groundwork import takeover
+from groundwork.takeover import BEFORE, Found, Met, asked, refused, told
 from groundwork.topology import Flow, Here
-from operations import apt, files, mongodb as database, service, sysctl, wait
+from operations import apt, files, mongodb as database, service, sysctl, takeover as before, wait
 from operations.repository import repository
 
 VENDOR = "https://repo.mongodb.org/apt"
@@ -45,6 +47,20 @@ EVERYWHERE = ("0.0.0.0", "::")
 CACHE_SHARE = 0.6
 """Of the role's memory for WiredTiger's cache: the rest is connections, sorts, and the allocator's slack
 (the manual's own default is half of what is above 1 GiB)."""
+
+
+_NO_ADMIN = {
+    "refused": (
+        "it refuses the administrator admin with the secret mongodb/admin. On the host, as an administrator that it knows: "
+        "`mongosh --port {port} -u NAME -p --authenticationDatabase admin`, there `db.getSiblingDB('admin').createUser({{user: "
+        "'admin', pwd: passwordPrompt(), roles: ['userAdminAnyDatabase']}})` (changeUserPassword, where there is an admin); and "
+        "the same password into the secret (python -m groundwork.secrets rotate mongodb/admin --no-generate)"
+    ),
+    "poor": (
+        "its user admin may not manage users: as an administrator that it knows, `db.getSiblingDB('admin')"
+        ".grantRolesToUser('admin', ['userAdminAnyDatabase'])`"
+    ),
+}
 
 
 class User(Part):
@@ -99,6 +115,8 @@ class Settings(RoleSettings):
     """MongoDB."""
 
     role = "mongodb"
+    mark = "/etc/systemd/system/mongod.service.d/groundwork.conf"
+    units = ("mongod.service",)
     memory_weight = 4
     memory_minimum = 512
 
@@ -187,6 +205,55 @@ class Settings(RoleSettings):
         yield from self._series_errors(here)
         yield from self._bind_errors(here)
 
+    def meets(self, found: Found, here: Here) -> Iterable[Met]:
+        yield from self.taken_ports(found)
+        there = found.mongodb
+        if not there.data:
+            return
+        unfit = list(self._unfit(there, here, found.runs("mongod.service")))
+        yield from unfit
+        if unfit:
+            return
+        kept = f"its data and users stay; mongod.conf is kept as /etc/mongod.conf{BEFORE}, and mongod is restarted once"
+        changes = []
+        if not there.guarded:
+            changes.append("it asks nobody for a password, and will: the administrator admin is made on its data")
+        if there.port != self.port:
+            changes.append(f"it moves from port {there.port} to {self.port}")
+        if "TLS" in there.options.get("mode", "").upper() or "SSL" in there.options.get("mode", "").upper():
+            changes.append("it will not speak TLS any more")
+        text = f"MongoDB {there.version} has data in {there.path}. {'; '.join([*changes, kept])}"
+        yield asked(text) if changes else told(text)
+
+    def _unfit(self, there: takeover.MongoDB, here: Here, runs: bool) -> Iterable[Met]:
+        """Why data that is there can't be taken over as it is."""
+        if there.data - {self.data_directory} and there.path != self.data_directory:
+            yield refused(
+                f"its data is in {there.path}: stop mongod, move it (`mv {there.path} {self.data_directory}`, owner mongodb), "
+                f"set dbPath: {self.data_directory} in /etc/mongod.conf, start mongod"
+            )
+        for name in ("replSetName", "clusterRole"):
+            if name in there.options:
+                yield refused(
+                    f"{name} = {there.options[name]}: it is one of several servers, and Groundwork runs single ones: use "
+                    'externals = [external("mongodb", host=…)] and take this host out of the group mongodb'
+                )
+        for name in ("directoryPerDB", "directoryForIndexes", "enableEncryption"):
+            if there.options.get(name) == "true":
+                yield refused(f"its data was made with {name}, which Groundwork does not set: mongodump, and mongorestore into a new host")
+        series = ".".join(there.version.split(".")[:2])
+        if series and series != self.series_for(here):
+            yield refused(
+                f"it is {there.version}, and {self.series_for(here)} is declared: set mongodb_series = \"{series}\", take it over, "
+                "and upgrade later, one series at a time (MongoDB manual, \"Upgrade\")"
+            )
+        if not runs:
+            yield refused(f"there is data in {there.path}, and mongod does not run, so nobody can ask it for its users: `systemctl start mongod`")
+        elif there.login in ("refused", "poor"):
+            yield refused(_NO_ADMIN[there.login].format(port=there.port))
+        elif there.login == "unknown" and there.guarded:
+            yield refused("it can't be asked whether it has the administrator admin: `apt-get install mongodb-mongosh`, and does it listen on 127.0.0.1?")
+
     def _series_errors(self, here: Here) -> Iterable[str]:
         published = self._published(here)
         if here.machine and self.repository == VENDOR and self.series_for(here) not in published:
@@ -216,6 +283,7 @@ class Settings(RoleSettings):
                 "/etc/mongod.conf",
                 template="mongodb/mongod.conf.j2",
                 check=self.check(here),
+                keep=True,
             ),
             Directory("/etc/systemd/system/mongod.service.d"),
             File("/etc/systemd/system/mongod.service.d/groundwork.conf", template="mongodb/mongod.service.j2"),
@@ -256,6 +324,7 @@ def mongodb(settings: Settings, here: Here) -> None:
         present={name: settings.version if name.startswith("mongodb-org") else None for name in PACKAGES},
         held=True,
     )
+    before.mongodb(name="Data that was here before", found=here.found)
     configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
     sysctl.settings(name="Kernel", role="mongodb", values=SYSCTLS)
     database.administrator(

@@ -14,6 +14,7 @@ from groundwork.rows import Absent, Directory, File, Row
 from groundwork.secrets import Secret
 from groundwork.settings import Domain, Network, RoleSettings, Size, is_address
 from groundwork.sources import SourceError, shown, tree
+from groundwork.takeover import BEFORE, Found, Met, asked, told
 from groundwork.templates import ROOT
 from groundwork.topology import INTERNET, Flow, Here
 from operations import accounts, apt, files, service, wait
@@ -53,6 +54,8 @@ class Settings(RoleSettings):
     """Nginx."""
 
     role = "nginx"
+    mark = "/etc/logrotate.d/groundwork-nginx"
+    units = ("nginx.service",)
 
     domains: list[Domain] = []
     """Host names that are served; others are refused. Empty serves whatever name is asked for."""
@@ -156,7 +159,7 @@ class Settings(RoleSettings):
             *frontend,
             *self._renewal(),
             *self._certificate(),
-            File("/etc/nginx/nginx.conf", template="nginx/nginx.conf.j2", check=_TEST),
+            File("/etc/nginx/nginx.conf", template="nginx/nginx.conf.j2", check=_TEST, keep=True),
             File(
                 "/etc/logrotate.d/groundwork-nginx",
                 template="nginx/logrotate.j2",
@@ -190,6 +193,16 @@ class Settings(RoleSettings):
 
     def flows(self) -> list[Flow]:
         return [Flow(source, self.role, port) for source in self.sources for port in (80, 443)]
+
+    def meets(self, found: Found, here: Here) -> Iterable[Met]:
+        yield from self.taken_ports(found)
+        if found.sites:
+            yield asked(
+                f"nginx has sites of its own, which will not be served any more: {', '.join(found.sites)}. These files "
+                f"stay, and nginx.conf is kept as /etc/nginx/nginx.conf{BEFORE}"
+            )
+        elif found.runs("nginx.service"):
+            yield told("nginx runs here, with the distribution's default site alone: the application's takes its place")
 
     def errors(self, here: Here) -> Iterable[str]:
         if not self.frontend and not here.peers("app"):

@@ -10,8 +10,10 @@ from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Row
 from groundwork.secrets import KEPT, Secret
 from groundwork.settings import Port, RoleSettings, Size
+from groundwork import takeover
+from groundwork.takeover import BEFORE, Found, Met, asked, refused
 from groundwork.topology import Flow, Here
-from operations import apt, files, redis as database, service, sysctl
+from operations import apt, files, redis as database, service, sysctl, takeover as before
 
 UNIT = "redis-server.service"
 CONFIGURATION = "/etc/redis/redis.conf"
@@ -31,6 +33,8 @@ class Settings(RoleSettings):
     """Redis."""
 
     role = "redis"
+    mark = "/etc/systemd/system/redis-server.service.d/groundwork.conf"
+    units = ("redis-server.service",)
     memory_weight = 1
     memory_minimum = 64
 
@@ -79,6 +83,54 @@ class Settings(RoleSettings):
                 "set less, or move a role to another host"
             )
 
+    def meets(self, found: Found, here: Here) -> Iterable[Met]:
+        yield from self.taken_ports(found)
+        there = found.redis
+        if there.ours or not (there.databases or there.files and not there.info):
+            return
+        unfit = list(self._unfit(there, here))
+        yield from unfit
+        if not unfit:
+            yield asked(
+                f"Redis holds data ({', '.join(there.databases)}), which stays. Its clients must log in as app or admin from "
+                f"then on. redis.conf is kept as {CONFIGURATION}{BEFORE}, and Redis is restarted once"
+            )
+
+    def _unfit(self, there: takeover.Redis, here: Here) -> Iterable[Met]:
+        """Why data that is there can't be taken over as it is."""
+        if not there.info:
+            yield refused(
+                f"there is data ({', '.join(there.files)}), and Redis does not answer INFO: `systemctl start redis-server`; or, "
+                f"if only a user of an ACL may ask, give the default user +info and +config, with requirepass in {CONFIGURATION}"
+            )
+            return
+        if (path := there.options.get("dir", "/var/lib/redis")) != "/var/lib/redis":
+            yield refused(
+                f"its data is in {path}: stop Redis, move what is in it to /var/lib/redis (owner redis), set dir /var/lib/redis "
+                f"in {CONFIGURATION}, start Redis"
+            )
+        for name, usual in (("appendfilename", "appendonly.aof"), ("appenddirname", "appendonlydir")):
+            if there.options.get(name, usual) != usual:
+                yield refused(f"its {name} is {there.options[name]}: take that line out of {CONFIGURATION}, and restart Redis")
+        if any(name in there.options for name in ("replicaof", "slaveof")) or there.info.get("connected_slaves", "0") != "0":
+            yield refused("it is one of several servers (replicas), and Groundwork runs single ones: take this host out of the group redis")
+        if there.info.get("cluster_enabled", "0") != "0":
+            yield refused("it is part of a cluster, and Groundwork runs single servers: take this host out of the group redis")
+        if too_high := [name for name in there.databases if int(name[2:]) > 15]:
+            yield refused(f"it has data in {', '.join(too_high)}, and Groundwork's Redis has db0 to db15: MOVE the keys")
+        used = int(there.info.get("used_memory", "0")) >> 20
+        if used > self.maxmemory_for(here) * 0.9:
+            yield refused(
+                f"it uses {used} MiB, and has room for {self.maxmemory_for(here)} here, so keys would go: set redis_maxmemory, "
+                "or move a role to another host"
+            )
+        policy = there.info.get("maxmemory_policy", "noeviction")
+        if policy != self.maxmemory_policy and "maxmemory_policy" not in self.model_fields_set:
+            yield refused(
+                f"its maxmemory-policy is {policy}, and Groundwork's {self.maxmemory_policy}: set redis_maxmemory_policy to the "
+                "one that you want (noeviction where it holds what can't be made again)"
+            )
+
     def files(self, here: Here) -> list[Row]:
         return [
             # The package gives it to redis, which could then rewrite what we declare (CONFIG REWRITE).
@@ -94,6 +146,7 @@ class Settings(RoleSettings):
                 mode="640",
                 check=f"{CHECK} --acl {{}}",
                 secret=True,
+                keep=True,
             ),
             File(
                 CONFIGURATION,
@@ -102,6 +155,7 @@ class Settings(RoleSettings):
                 group="redis",
                 mode="640",
                 check=f"{CHECK} {{}}",
+                keep=True,
             ),
             Directory(f"/etc/systemd/system/{UNIT}.d"),
             File(f"/etc/systemd/system/{UNIT}.d/groundwork.conf", template="redis/redis-server.service.j2"),
@@ -128,6 +182,7 @@ def redis(settings: Settings, here: Here) -> None:
     # A rewrite of the append-only file forks: without overcommit the kernel may refuse the fork though
     # nearly all of its pages stay shared (Redis's administration manual).
     sysctl.settings(name="Kernel", role="redis", values={"vm.overcommit_memory": 1})
+    before.redis(name="Data that was here before", found=here.found)
     configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
     service.services(
         name="Service",

@@ -25,6 +25,7 @@ import testinfra
 
 from facts.machine import Machine
 from groundwork import context
+from groundwork.connections import stanza_of
 from groundwork.roles import ORDER
 from groundwork.secrets import SecretStore
 from groundwork.settings import HostSettings
@@ -195,8 +196,13 @@ def _stanza(here: Here, directory: Path) -> str:
         "ssh_known_hosts_file": "UserKnownHostsFile",
     }
     lines = [f"  {words[name]} {value}" for name, value in here.data.items() if name in words]
+    if jumps := stanza_of(here).get("proxyjump"):
+        lines.append(f"  ProxyJump {jumps}")
     control = f"  ControlMaster auto\n  ControlPath {directory}/%C\n  ControlPersist 60\n"
-    return "\n".join([f"Host {here.name}", *lines, "  BatchMode yes\n"]) + control
+    # The jump host's own stanza, for the ssh that ProxyJump starts.
+    more = here.data.get("ssh_config_file")
+    include = f"Match all\n  Include {Path(more).expanduser().resolve()}\n" if more else ""
+    return "\n".join([f"Host {here.name}", *lines, "  BatchMode yes\n"]) + control + include
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,380 @@
+"""How hosts are reached: what goes wrong there in words, and sudo with a password.
+
+Called from config.py, before pyinfra connects: an inventory's connection settings are pyinfra's own.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shlex
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import paramiko
+from paramiko.ssh_exception import NoValidConnectionsError
+from pyinfra import state
+from pyinfra.api import StringCommand
+from pyinfra.api.exceptions import ConnectError, PyinfraError
+from pyinfra.api.host import Host
+from pyinfra.api.state import State, StateStage
+from pyinfra.connectors import ssh, ssh_util, util
+from pyinfra.connectors.sshuserclient import client, config
+from pyinfra_cli import cli
+
+from facts.machine import Machine
+from groundwork.errors import Refusal
+from groundwork.topology import Here
+
+# The file is the user's alone, and lies where it goes with the session (logind's runtime directory): a
+# password in sudo's environment, as pyinfra passes it, would be in a command line that `ps` shows.
+_ASKPASS = """umask 077; d=${XDG_RUNTIME_DIR:-}; [ -d "$d" ] || d=/dev/shm
+t=$(mktemp "$d/groundwork-askpass.XXXXXX") && cat >"$t" && chmod 700 "$t" && echo "$t" """
+
+
+class HostKeyError(paramiko.SSHException):
+    """A host key that is not known, or not the known one.
+
+    Args:
+        key: the key that the host has.
+        known: the key that it should have, None where there is none.
+    """
+
+    def __init__(self, key: paramiko.PKey, known: paramiko.PKey | None = None):
+        super().__init__("host key")
+        self.key = key
+        self.known = known
+
+
+class SudoPasswordWanted(PyinfraError):
+    """sudo asks for a password, and there is nobody to ask."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is connected to, and by which settings."""
+
+    address: str
+    port: int = 22
+    user: str = ""
+    key: str | None = None
+    known_hosts: str = "~/.ssh/known_hosts"
+    jump: bool = False
+    """On the way to the host, by a ProxyJump of ssh_config_file."""
+
+    @property
+    def entry(self) -> str:
+        """Its name in known_hosts."""
+        return self.address if self.port == 22 else f"[{self.address}]:{self.port}"
+
+    @property
+    def where(self) -> str:
+        return f"{self.address} port {self.port}"
+
+    def setting(self, name: str, word: str) -> str:
+        """What to edit: a key of the inventory, or a word of the jump host's stanza."""
+        return f"{word} in ssh_config_file" if self.jump else name
+
+
+# Words
+
+
+def explain(error: BaseException, target: Target) -> str:
+    """What a failed connection means and what to do, in one sentence or two."""
+    on_the_way = f"jump host {target.address}: " if target.jump else ""
+    return on_the_way + _explain(error, target)
+
+
+def _explain(error: BaseException, target: Target) -> str:
+    if isinstance(error, HostKeyError):
+        return _unknown_key(error, target) if error.known is None else _changed_key(error, target)
+    if isinstance(error, paramiko.AuthenticationException):
+        return _refused(error, target)
+    if isinstance(error, socket.gaierror):
+        name = target.setting("ssh_hostname", "HostName")
+        return f"{name} = {target.address!r}: there is no host of that name (a typing error? DNS?)"
+    if isinstance(error, EOFError) or isinstance(error, paramiko.SSHException) and not isinstance(error, OSError):
+        return (
+            f"{target.where} answers, but not as sshd does ({_said(error)}): is that sshd's port "
+            f"({target.setting('ssh_port', 'Port')})? Does the host refuse new logins for a while (fail2ban, MaxStartups)?"
+        )
+    if isinstance(error, (TimeoutError, socket.timeout)):
+        return (
+            f"no answer from {target.where}: is the host up, is {target.setting('ssh_hostname', 'HostName')} right, and do "
+            "its firewall and its security group let this machine in?"
+        )
+    if isinstance(error, NoValidConnectionsError):
+        return _explain(next(iter(error.errors.values())), target)
+    if isinstance(error, ConnectionRefusedError):
+        name = target.setting("ssh_port", "Port")
+        return f"nothing listens at {target.where}: is sshd on another port ({name}), or does the host still boot?"
+    if getattr(error, "errno", None) in (errno.EHOSTUNREACH, errno.ENETUNREACH):
+        name = target.setting("ssh_hostname", "HostName")
+        return f"there is no way to {target.where}: is the host up, is {name} right, is a VPN or a jump host needed?"
+    return f"{target.where}: {_said(error)}"
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _refused(error: BaseException, target: Target) -> str:
+    settings = f"{target.setting('ssh_user', 'User')}, {target.setting('ssh_key', 'IdentityFile')}"
+    key = f"the key {target.key}" if target.key else "the keys of the ssh agent and ~/.ssh"
+    copy = f"ssh-copy-id {f'-i {target.key} ' if target.key else ''}-p {target.port} {target.user or 'USER'}@{target.address}"
+    return (
+        f"{target.where} refuses user {target.user or '(yours)'} with {key} ({settings}): set the user that the host knows "
+        f"(ubuntu, admin, …) and its key, or put the key there: {copy}"
+    )
+
+
+def _unknown_key(error: HostKeyError, target: Target) -> str:
+    port = f"-p {target.port} " if target.port != 22 else ""
+    kind = error.key.get_name()
+    return (
+        f"its host key is not known: {kind} {error.key.fingerprint} is not in {target.known_hosts}. Compare the "
+        f"fingerprint with the host's own (on its console: ssh-keygen -lf /etc/ssh/ssh_host_{_file(kind)}_key.pub; EC2: "
+        f"aws ec2 get-console-output), then: ssh-keyscan {port}-t {_file(kind)} {target.address} >>{target.known_hosts}"
+    )
+
+
+def _changed_key(error: HostKeyError, target: Target) -> str:
+    place = _recorded(target)
+    return (
+        f"its host key has changed: it is {error.key.get_name()} {error.key.fingerprint} now, {place} has "
+        f"{error.known.fingerprint}. Somebody may stand between you and the host, or it was made anew, or the address is "
+        f"another host's now. If you know why: ssh-keygen -f {target.known_hosts} -R {shlex.quote(target.entry)}, then "
+        "compare the new key's fingerprint"
+    )
+
+
+def _recorded(target: Target) -> str:
+    """`file:line` of a host's key; ssh-keygen finds hashed names, too."""
+    found = subprocess.run(
+        ["ssh-keygen", "-F", target.entry, "-f", target.known_hosts], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )  # fmt: skip
+    lines = [line.split()[-1] for line in found.stdout.splitlines() if line.startswith("# Host ")]
+    return f"{target.known_hosts}:{','.join(lines)}" if lines else target.known_hosts
+
+
+def _file(kind: str) -> str:
+    """The word in a host key file's name: ed25519 of ssh-ed25519."""
+    return "rsa" if "rsa" in kind else "ecdsa" if kind.startswith("ecdsa") else "ed25519"
+
+
+# pyinfra's connector
+
+
+class StrictPolicy(paramiko.MissingHostKeyPolicy):
+    """A key that is not known ends the connection. A jump host's too, where pyinfra would ask."""
+
+    def missing_host_key(self, client, hostname, key):
+        raise HostKeyError(key)
+
+
+class SSHConfig(config.SSHConfig):
+    """Knows `ProxyJump none`, by which a jump host is left out of a `Host *`."""
+
+    def lookup(self, hostname):
+        found = super().lookup(hostname)
+        if found.get("proxyjump", "").lower() == "none":
+            del found["proxyjump"]
+        return found
+
+
+class Client(client.SSHClient):
+    """Notes on an error which host it is about: the target, or one on the way."""
+
+    def connect(self, hostname, **kwargs):
+        try:
+            super().connect(hostname, **kwargs)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            if isinstance(error, paramiko.BadHostKeyException):
+                error = HostKeyError(error.key, error.expected_key)
+            if not hasattr(error, "target"):
+                error.target = self._target(hostname, kwargs)
+            raise error
+
+    def _target(self, hostname: str, given: dict) -> Target:
+        # These are set only once the way is known.
+        used = getattr(self, "_ssh_config", {})
+        stanza = client.get_ssh_config(given.get("_pyinfra_ssh_config_file"))
+        stanza = stanza.lookup(hostname) if stanza else {}
+        known = given.get("_pyinfra_ssh_known_hosts_file") or self._host_keys_filename or "~/.ssh/known_hosts"
+        return Target(
+            address=stanza.get("hostname", hostname),
+            port=int(used.get("port") or given.get("port") or stanza.get("port") or 22),
+            user=used.get("username") or given.get("username") or stanza.get("user") or "",
+            known_hosts=str(Path(known).expanduser()),
+        )
+
+
+def _connect(connector: ssh.SSHConnector) -> None:
+    """SSHConnector.connect, whose errors are for people."""
+    try:
+        _pyinfras_connect(connector)
+    except (ConnectError, PyinfraError) as error:
+        cause = error.__context__
+        target = getattr(cause, "target", None)
+        if target is None:
+            raise ConnectError(_key_file(str(error), connector.data["ssh_key"])) from None
+        own = connector.data["ssh_hostname"] or connector.host.name
+        stanza = client.get_ssh_config(connector.data["ssh_config_file"])
+        jump = target.address not in (own, stanza.lookup(own).get("hostname") if stanza else own)
+        key = None if jump else connector.data["ssh_key"]
+        known = Target(target.address, target.port, target.user, key, target.known_hosts, jump)
+        raise ConnectError(explain(cause, known)) from None
+
+
+def _key_file(said: str, key: str | None) -> str:
+    """pyinfra's own sentence about the private key's file, with the setting's name."""
+    return f"ssh_key = {key!r}: {said}" if key else said
+
+
+_pyinfras_connect = ssh.SSHConnector.connect
+
+
+def _passphrase(prompt: str) -> str:
+    if not sys.stdin or not sys.stdin.isatty():
+        raise PyinfraError(
+            "the key has a passphrase, and there is no terminal to ask for it: load it into an agent "
+            "(ssh-add), and leave ssh_key out"
+        )
+    return _getpass(prompt)
+
+
+_getpass = ssh_util.getpass
+
+
+def _no_sudo_prompt(prompt: str) -> str:
+    raise SudoPasswordWanted("sudo asks for a password: set sudo_password")
+
+
+def set_up() -> None:
+    """Make pyinfra's connections speak clearly, never ask in the middle of a run, and never go on alone.
+
+    pyinfra has no hook for these (its callbacks are reset before it connects), so names of its
+    modules are replaced; its version is pinned.
+    """
+    ssh.SSHClient = client.SSHClient = Client
+    client.StrictPolicy = client.AskPolicy = StrictPolicy
+    client.SSHConfig = SSHConfig
+    ssh.SSHConnector.connect = _connect
+    ssh_util.getpass = _passphrase
+    util.getpass = _no_sudo_prompt
+    # Its thread's own tracebacks would go to the terminal; --debug-all still shows them.
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())
+    # "Continue?" needs a terminal; --fail-percent says it beforehand.
+    cli._set_fail_prompts = lambda state, config: None
+    state.should_raise_failed_hosts = _stop
+
+
+def _stop(run: State) -> bool:
+    """Called when more hosts have failed than --fail-percent allows."""
+    if run.current_stage == StateStage.Connect:
+        raise Refusal(_unreached(sorted(host.name for host in run.failed_hosts), len(list(run.inventory))))
+    return True
+
+
+def _unreached(names: list[str], count: int) -> str:
+    percent = -(-len(names) * 100 // count)
+    return (
+        f"{len(names)} of {count} hosts can't be reached: {', '.join(names)}. Nothing was changed on any host. "
+        f"To go on without: --fail-percent {percent}"
+    )
+
+
+# sudo
+
+
+def give_sudo_password(host: Host, password: str) -> None:
+    """Let sudo on a host ask a file for the password, for as long as this run is connected.
+
+    pyinfra removes the file when it disconnects.
+
+    Raises:
+        PyinfraError: where the file can't be made.
+    """
+    script = f"#!/bin/sh\nprintf '%s\\n' {shlex.quote(password)}\n"
+    good, output = host.run_shell_command(StringCommand(_ASKPASS), _stdin=script)
+    if not good or not output.stdout_lines:
+        raise PyinfraError(f"can't hold sudo's password: {' '.join(output.stderr_lines[-1:])}")
+    path = output.stdout_lines[-1].strip()
+    # pyinfra's own way with a password, but its askpass program is ours, and the value none.
+    host.connector_data[f"sudo_askpass_path__{host.get_temp_dir_config()}"] = path
+    host.connector_data["prompted_sudo_password"] = "in-the-askpass-file"
+
+
+def ask_machine(host: Host, here: Here, sudo_password: str | None) -> str | None:
+    """Ask a host what it is: the first command of a run that needs sudo.
+
+    Args:
+        sudo_password: value of the setting sudo_password, None where it is not set.
+    Returns:
+        What is wrong, or None: `here.machine` is set then.
+    """
+    fact = Machine()
+    try:
+        if sudo_password is not None:
+            give_sudo_password(host, sudo_password)
+        good, output = host.run_shell_command(StringCommand(fact.command()), _sudo=True)
+    except SudoPasswordWanted:
+        return _sudo_error("a password is required", here)
+    except PyinfraError as error:
+        return f"{here.name}: {error}"
+    if not good:
+        return _sudo_error(" ".join(output.stderr_lines[-1:] or output.stdout_lines[-1:]), here)
+    here.machine = fact.process(output.stdout_lines)
+    return None
+
+
+def _sudo_error(said: str, here: Here) -> str:
+    user = here.data.get("ssh_user") or "the ssh_user"
+    setting = 'sudo_password = Secret("sudo/NAME")'
+    if "password is required" in said or "authentication is required" in said:
+        return (
+            f"{here.name}: sudo asks {user} for a password: set {setting} (and that secret), or let {user} do "
+            f"without: `{user} ALL=(ALL:ALL) NOPASSWD: ALL` in /etc/sudoers.d/{user} (visudo -f)"
+        )
+    if "incorrect password" in said or "no password was provided" in said:
+        return f"{here.name}: sudo refuses the password of {user}: put the right one into the secret of sudo_password"
+    if "not in the sudoers" in said or "not allowed" in said or "may not run" in said:
+        return (
+            f"{here.name}: {user} may not use sudo: as root, `usermod -aG sudo {user}`, or set ssh_user to one who may"
+        )
+    if "not found" in said and "sudo" in said:
+        return f"{here.name}: there is no sudo: install it as root (apt-get install sudo)"
+    return f"{here.name}: can't be asked what it is, with sudo, as {user}: {said or 'it gave no answer'}"
+
+
+# Jump hosts
+
+
+def stanza_of(here: Here) -> dict[str, str]:
+    """What ssh_config_file says of a host, by ssh_config(5)'s words in lower case."""
+    path = here.data.get("ssh_config_file")
+    file = Path(path or "~/.ssh/config").expanduser()
+    if not file.is_file():
+        return {}
+    with file.open(encoding="utf-8") as lines:
+        config = SSHConfig()
+        config.parse(lines)
+    return config.lookup(str(here.data.get("ssh_hostname") or here.name))
+
+
+def jumps(here: Here) -> list[str]:
+    """Addresses, or names, of the jump hosts on the way to a host."""
+    hops = stanza_of(here).get("proxyjump")
+    if not hops:
+        return []
+    config = client.get_ssh_config(here.data.get("ssh_config_file"))
+    names = [client.SSHClient.derive_shorthand(config, hop)[0] for hop in hops.split(",")]
+    return [config.lookup(name).get("hostname", name) for name in names]
+
+
+def leaked_password(data: dict) -> list[str]:
+    """Keys by which pyinfra would put a password of sudo's into command lines on the host."""
+    return [name for name in ("_sudo_password", "_su_password") if name in data]
