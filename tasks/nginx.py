@@ -39,6 +39,10 @@ _TEST = (
     "&& nginx -q -t -c {}"
 )
 
+# nginx -t is silent about a port that it would not get.
+PORTS = {80: "HTTP", 443: "HTTPS"}
+_PORTS_FREE = files.ports_free("nginx.service", PORTS)
+
 
 class Settings(RoleSettings):
     """Nginx."""
@@ -122,12 +126,8 @@ class Settings(RoleSettings):
         return [
             *frontend,
             *self._certificate(),
-            File("/etc/nginx/nginx.conf", template="nginx/nginx.conf.j2", check=_TEST),
-            File(
-                "/etc/logrotate.d/groundwork-nginx",
-                template="nginx/logrotate.j2",
-                check="logrotate -d {} >/dev/null 2>&1",
-            ),
+            File("/etc/nginx/nginx.conf", template="nginx/nginx.conf.j2", check=f"{_PORTS_FREE} && {_TEST}"),
+            File("/etc/logrotate.d/groundwork-nginx", template="nginx/logrotate.j2"),
         ]
 
     def _certificate(self) -> list[Row]:
@@ -175,7 +175,7 @@ def _read(path: str) -> str:
 @role(Settings, "Nginx")
 def nginx(settings: Settings, here: Here) -> None:
     # install
-    apt.packages(name="Packages", present=["nginx", "openssl", "logrotate"])
+    apt.packages(name="Packages", present=["nginx", "openssl"])
     groups = ("app",) if "app" in here.roles else ()
     web = accounts.User("www-data", home="/var/www", system=True, groups=groups)
     accounts.users(name="User", users=[web])
@@ -199,6 +199,7 @@ def nginx(settings: Settings, here: Here) -> None:
                 "nginx.service",
                 reads=("/etc/nginx/nginx.conf", "/etc/nginx/mime.types", CERTIFICATE),
                 reload=True,
+                ports=PORTS,
             )
         ],
         after=after,
