@@ -17,6 +17,8 @@ class Found:
     """Path under /proc/sys -> value, with single spaces."""
     stored: list[str] = field(default_factory=list)
     """Lines of the file."""
+    parents: list[str] = field(default_factory=list)
+    """Those directories under /proc/sys in which a key would be, that are there."""
 
 
 class Sysctls(FactBase):
@@ -31,13 +33,19 @@ class Sysctls(FactBase):
 
     def command(self, keys: Iterable[str], file: str) -> str:
         paths = " ".join(f"/proc/sys/{key.replace('.', '/')}" for key in keys)  # unquoted: * is for the shell
-        return f"sed 's/^/F|/' {shlex.quote(file)} 2>/dev/null; grep -s -H '' /dev/null {paths}; true"
+        parents = " ".join(sorted({path.rsplit("/", 1)[0] for path in paths.split()}))
+        return (
+            f"sed 's/^/F|/' {shlex.quote(file)} 2>/dev/null; grep -s -H '' /dev/null {paths}; "
+            f"for p in {parents}; do [ ! -d $p ] || echo \"P|$p\"; done"
+        )
 
     def process(self, output):
         found = Found()
         for line in output:
             if line.startswith("F|"):
                 found.stored.append(line[2:])
+            elif line.startswith("P|"):
+                found.parents.append(line[2:])
             elif line.startswith("/proc/sys/"):
                 path, value = line.split(":", 1)
                 found.live[path] = " ".join(value.split())

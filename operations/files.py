@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
-from typing import Iterable
+from typing import Iterable, Mapping
 
 from pyinfra import host, logger, state
 from pyinfra.api import StringCommand, operation
@@ -14,10 +14,13 @@ from pyinfra.operations.util.files import generate_color_diff
 from facts.files import Content, Path, Paths
 from groundwork.context import current, secret_value
 from groundwork.rows import Absent, Directory, File, Link, Row
-from groundwork.settings import RoleSettings
+from groundwork.settings import RoleSettings, key
 from groundwork.takeover import BEFORE
 from groundwork.templates import render
 from operations.report import report
+
+LIB = "/usr/local/lib/groundwork"
+"""Where our own scripts are on a host."""
 
 # The candidate is made in the target's directory, so that the last step is a rename; it is private
 # until it has its owner and mode, and never survives a failure.
@@ -25,6 +28,27 @@ _WRITE = """set -e; umask 077
 t=$(mktemp -- {directory}/.{name}.XXXXXX); trap 'rm -f -- "$t"' EXIT
 base64 -d >"$t"; chown {owner}:{group} "$t"; chmod {mode} "$t"
 {check}sync "$t"; mv -fT -- "$t" {path}"""
+
+# The daemon's own words, with the file's name for the candidate's; then where the file comes from.
+_CHECK = """said=$({{ set +e; {check}
+}} 2>&1) || {{ printf '%s\\n' "$said" | sed "s|$t|{path}|g" >&2; echo {refused} >&2; exit 1; }}
+"""
+
+# systemd warns of what it does not understand, goes on without it, and calls that a success. Of
+# programs, the application's come later than its unit.
+_SYSTEMD = """d=$(mktemp -d); install -D -m 644 {} "$d/$unit"; name=${unit%.d/*}
+wrong=$(SYSTEMD_UNIT_PATH="$d:" systemd-analyze verify --man=no "$name" 2>&1 |
+  grep -F -e "$d/" -e "$name: " | grep -v 'is not executable' | sed "s|$d/|/etc/systemd/system/|g")
+rm -rf "$d"; echo "$wrong"; [ -z "$wrong" ]"""
+
+# A port at an address that is not ours is no trouble, unless one of the two is "everywhere".
+_PORT = """{{ taken=$(ss -Hltnp 'sport = :{port}' | while read -r state in out at peer who; do
+  case '{ours}' in ' '|*" ${{at%:*}} "*) ;; *) case $at in 0.0.0.0:*|'[::]:'*|'*:'*) ;; *) continue ;; esac ;; esac
+  pid=${{who#*pid=}}; grep -qs '/{unit}$' "/proc/${{pid%%,*}}/cgroup" || echo "$at $who"
+done); [ -z "$taken" ] || {{ echo "{unit} can't have port {port} ({where}), which another program has: $taken"; false; }}; }}"""
+
+PLACES = {"/etc/systemd/system/": _SYSTEMD, "/etc/logrotate.d/": "logrotate -d {}", f"{LIB}/": "sh -n {}"}
+"""Directory -> how a file in it is checked when its row says nothing."""
 
 
 @operation()
@@ -57,7 +81,7 @@ def _agree(row: Row, now: Path | None, settings: RoleSettings):
     if isinstance(row, Directory):
         yield from _directory(row, now)
     elif isinstance(row, Link):
-        yield from _link(row, now)
+        yield from _link(row, now, settings)
     elif isinstance(row, Absent):
         yield from _absent(row, now)
     elif isinstance(row, File):
@@ -88,14 +112,18 @@ def _directory(row: Directory, now: Path | None):
         yield from _ownership(row, now)
 
 
-def _link(row: Link, now: Path | None):
+def _link(row: Link, now: Path | None, settings: RoleSettings):
     if now is not None and now.kind not in ("link", "file"):
         yield _refuse(f"{row.path} is a {now.kind}, and shall be a link: move it away")
     elif now is None or now.target != row.target:
         report(f"{row.path}: link to {row.target}")
         # ln -sf removes before it creates; a rename never leaves a moment with no link.
         new = shlex.quote(f"{row.path}.new")
-        yield f"ln -sfn -- {shlex.quote(row.target)} {new} && mv -fT -- {new} {shlex.quote(row.path)}"
+        refused = _refuse(f"refused: {row.path} would lead to {row.target}, which is not there. {_origin(row, settings)}")
+        yield (
+            f"[ -e {shlex.quote(row.target)} ] || {{ {refused}; }}; "
+            f"ln -sfn -- {shlex.quote(row.target)} {new} && mv -fT -- {new} {shlex.quote(row.path)}"
+        )
 
 
 def _absent(row: Absent, now: Path | None):
@@ -118,12 +146,16 @@ def _file(row: File, now: Path | None, settings: RoleSettings):
         return
     report(f"{row.path}: {'new' if now is None else 'changed'}")
     _show_diff(row, content)
-    yield write(row, content)
+    yield write(row, content, settings)
 
 
-def write(row: File, content: bytes) -> StringCommand:
-    """The command that puts content at a row's path: a candidate, its check, a rename."""
-    return StringCommand(_write_command(row), _stdin=base64.b64encode(content).decode())
+def write(row: File, content: bytes, settings: RoleSettings | None = None) -> StringCommand:
+    """The command that puts content at a row's path: a candidate, its check, a rename.
+
+    Args:
+        settings: of the role, to tell what to edit when the candidate is refused.
+    """
+    return StringCommand(_write_command(row, settings), _stdin=base64.b64encode(content).decode())
 
 
 def _ownership(row: File | Directory, now: Path):
@@ -141,18 +173,51 @@ def _full(mode: str) -> str:
     return mode.rjust(5, "0")
 
 
-def _write_command(row: File) -> str:
+def _write_command(row: File, settings: RoleSettings | None) -> str:
     directory, name = row.path.rsplit("/", 1)
-    check = f"{(row.check or '').replace('{}', '$t')} || {{ echo 'refused: {row.path}' >&2; exit 1; }}\n"
     return _WRITE.format(
         directory=shlex.quote(directory or "/"),
         name=shlex.quote(name),
         owner=row.owner,
         group=row.group,
         mode=row.mode,
-        check=check if row.check else "",
+        check=_check(row, settings),
         path=shlex.quote(row.path),
     )
+
+
+def _check(row: File, settings: RoleSettings | None) -> str:
+    """The lines that try the candidate, and refuse it in words."""
+    place = next((place for place in PLACES if row.path.startswith(place)), "")
+    check = row.check or PLACES.get(place)
+    if not check:
+        return ""
+    unit = f"unit={shlex.quote(row.path.removeprefix(place))}\n" if check == _SYSTEMD else ""
+    refused = shlex.quote(f"refused: {row.path} is as it was, and so is what runs. {_origin(row, settings)}")
+    return unit + _CHECK.format(check=check.replace("{}", "$t"), path=row.path, refused=refused)
+
+
+def _origin(row: File | Link, settings: RoleSettings | None) -> str:
+    """What to edit: the template, and the role's settings that the inventory sets."""
+    source = row.source if isinstance(row, File) else None
+    template = row.template if isinstance(row, File) else None
+    places = [f"templates/{template}"] if template else [f"files/{source}"] if source else []
+    if settings and not source:
+        places += [key(type(settings), name) for name in sorted(settings.model_fields_set)]
+    return f"It comes from {', '.join(places)}" if places else ""
+
+
+def ports_free(unit: str, ports: Mapping[int, str], addresses: Iterable[str] = ()) -> str:
+    """A check that no other program has the ports on which a unit is to listen; it says who has them.
+
+    Args:
+        unit: whose own processes don't count.
+        ports: TCP port -> where it is set, for the message.
+        addresses: where the unit listens; none for everywhere.
+    """
+    ours = "".join(f" [{address}]" if ":" in address else f" {address}" for address in addresses) + " "
+    checks = [_PORT.format(unit=unit, port=port, where=where, ours=ours) for port, where in ports.items()]
+    return " && ".join(checks)
 
 
 def _show_diff(row: File, content: bytes) -> None:

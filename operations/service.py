@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
-from typing import Iterable
+from dataclasses import dataclass, field
+from typing import Iterable, Mapping
 
 from pyinfra import host, state
 from pyinfra.api import operation
 from pyinfra.api.operation import OperationMeta
 
 from facts.units import STAMPS, Unit, Units
+from operations.files import ports_free
 from operations.report import report
 
 
@@ -28,6 +29,8 @@ class Service:
     """None leaves it as it is."""
     running: bool | None = True
     """None leaves it as it is: for what systemd's own conditions may keep off."""
+    ports: Mapping[int, str] = field(default_factory=dict)
+    """TCP port -> where it is set: when the unit does not start, who else has it is told."""
 
 
 @operation()
@@ -75,18 +78,20 @@ def _agree(item: Service, unit: Unit):
         return
     elif not unit.running:
         report(f"{item.unit}: started")
-        yield _or_say_why(f"systemctl restart {name}", name)
+        yield _or_say_why(f"systemctl restart {name}", item)
     elif unit.stale:
         # A unit file's change needs a restart, whatever the daemon can reload.
         verb = "reload" if item.reload and not unit.newest_path.startswith("/etc/systemd/") else "restart"
         report(f"{item.unit}: {verb} ({unit.newest_path} is newer than what runs)")
         stamp = f" && mkdir -p {STAMPS} && touch {STAMPS}/{name}" if verb == "reload" else ""
-        yield _or_say_why(f"systemctl {verb} {name}{stamp}", name)
+        yield _or_say_why(f"systemctl {verb} {name}{stamp}", item)
 
 
-def _or_say_why(command: str, unit: str) -> str:
+def _or_say_why(command: str, item: Service) -> str:
     """A service that does not start is told by its own last words, and fails the host."""
+    unit = shlex.quote(item.unit)
+    taken = f"{{ {ports_free(item.unit, item.ports)}; }} >&2; " if item.ports else ""
     return (
         f"systemctl reset-failed {unit} 2>/dev/null; {command} || {{ "
-        f"journalctl --no-pager -o cat -n 20 -u {unit} >&2; exit 1; }}"
+        f"journalctl --no-pager -o cat -n 20 -u {unit} >&2; {taken}exit 1; }}"
     )

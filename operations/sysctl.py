@@ -9,7 +9,7 @@ from typing import Mapping
 from pyinfra import host
 from pyinfra.api import operation
 
-from facts.sysctl import Sysctls
+from facts.sysctl import Found, Sysctls
 from groundwork.context import current
 from groundwork.rows import File
 from operations.files import write
@@ -21,8 +21,8 @@ def settings(role: str, values: Mapping[str, str | int]):
     """Make kernel settings effective, now and after a boot.
 
     A container shares its kernel: there only `net.`, which belongs to its network, is set now; the
-    rest is written for boot and not applied. A setting that the kernel does not know (a module that is
-    not loaded) is written for boot too.
+    rest is written for boot and not applied. A setting of a module that is not loaded is written for boot
+    too; one that does not exist beside others that do is a mistake, and refused.
 
     Args:
         role: whose they are; names the file /etc/sysctl.d/60-groundwork-<role>.conf.
@@ -34,19 +34,38 @@ def settings(role: str, values: Mapping[str, str | int]):
     lines += [f"{key} = {value}" for key, value in wanted.items()]
     now = host.get_fact(Sysctls, keys=list(wanted), file=file)
     settable = {key: value for key, value in wanted.items() if _is_ours(key)}
-    if now.stored != lines:
-        _report_changes(now.stored, lines, file)
-        if later := [key for key in wanted if key not in settable or not _live(now.live, key)]:
-            report(f"written for boot, not applied here: {', '.join(later)}")
-        yield write(File(file), "\n".join([*lines, ""]).encode())
+    hint = ": see base_sysctls" if role == "base" else ""
+    if unknown := [key for key in wanted if _is_misspelled(now, key)]:
+        refused = f"refused: this kernel knows no {', '.join(unknown)}, and nothing of {file} was changed{hint}"
+        yield f"echo {shlex.quote(refused)} >&2; exit 1"
+        return
     commands = []
     for key, value in settable.items():
         differing = {path: old for path, old in _live(now.live, key).items() if old != value}
         if differing:
             report(f"{key}: {value} (was {', '.join(sorted(set(differing.values())))})")
-            commands += [f"echo {shlex.quote(value)} >{shlex.quote(path)}" for path in differing]
+            refused = f"refused: {key} = {value} is not what the kernel takes, and {file} is as it was{hint}"
+            commands += [
+                f"echo {shlex.quote(value)} >{shlex.quote(path)} || {{ echo {shlex.quote(refused)} >&2; exit 1; }}"
+                for path in differing
+            ]
+    # Live first: what the kernel does not take is not stored.
     if commands:
-        yield "; ".join(["set -e", *commands])
+        yield "; ".join(commands)
+    if now.stored != lines:
+        _report_changes(now.stored, lines, file)
+        if later := [key for key in wanted if key not in settable or not _live(now.live, key)]:
+            report(f"written for boot, not applied here: {', '.join(later)}")
+        yield write(File(file), "\n".join([*lines, ""]).encode())
+
+
+def _is_misspelled(now: Found, key: str) -> bool:
+    """Whether a setting is none, though its neighbours are there.
+
+    Not so in `net.`: its settings come with modules, and a container has only some of them.
+    """
+    parent = f"/proc/sys/{key.replace('.', '/')}".rsplit("/", 1)[0]
+    return not key.startswith("net.") and parent in now.parents and not _live(now.live, key)
 
 
 def _is_ours(key: str) -> bool:

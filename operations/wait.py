@@ -7,6 +7,8 @@ import shlex
 from pyinfra import host, state
 from pyinfra.api import StringCommand, operation
 
+from operations.files import ports_free
+
 
 @operation()
 def http(url: str, unit: str, seconds: int = 60, unix_socket: str | None = None, contains: str = ""):
@@ -36,10 +38,11 @@ def port(port: int, unit: str, seconds: int = 60, address: str = "127.0.0.1", lo
         log: the file that it says its errors in, for a daemon that has its own and leaves the journal.
     """
     ask = f"bash -c {shlex.quote(f'exec 3<>/dev/tcp/{address}/{port}')}"
-    yield from _until(ask, f"{address}:{port}", unit, seconds, log)
+    taken = f"{{ {ports_free(unit, {port: 'see its log'})}; }} >&2; "
+    yield from _until(ask, f"{address}:{port}", unit, seconds, f"{_tail(log)}{taken}")
 
 
-def _until(ask: str, what: str, unit: str, seconds: int, log: str | None = None):
+def _until(ask: str, what: str, unit: str, seconds: int, more: str = ""):
     if not state.is_executing:
         return
     # A unit that systemd starts for the third time while we wait will not come.
@@ -55,7 +58,7 @@ def _until(ask: str, what: str, unit: str, seconds: int, log: str | None = None)
         said = shlex.quote("\n".join(output.output_lines[-3:]))
         yield (
             f"echo {shlex.quote(f'{unit} did not answer at {what} (waited up to {seconds} s); its last words:')} >&2; "
-            f"journalctl --no-pager -o cat -n 30 --since -{seconds + 60}s -u {unit} >&2; {_tail(log)}echo {said} >&2; exit 1"
+            f"journalctl --no-pager -o cat -n 30 --since -{seconds + 60}s -u {unit} >&2; {more}echo {said} >&2; exit 1"
         )
 
 

@@ -20,7 +20,27 @@ from operations.release import release
 ROOT = "/srv/app"
 CONFIGURATION = "/etc/app"
 SOCKET = "/run/app/app.sock"
+UNIT = "app.service"
 NEEDED = ("gunicorn", "uvicorn-worker")
+
+# gunicorn's own --check-config starts the application, too. Its environment comes later than this file: what is
+# there is that of the running release, and at the first run none.
+CHECK = f"""if [ -x {ROOT}/current/.venv/bin/gunicorn ]; then python={ROOT}/current/.venv/bin/python; else python=python3; fi
+$python - {{}} <<'END'
+import runpy, sys
+values = runpy.run_path(sys.argv[1])
+try:
+    from gunicorn.config import Config
+except ImportError:
+    sys.exit()
+config = Config()
+for name, value in values.items():
+    if name in config.settings:
+        try:
+            config.set(name, value)
+        except Exception as error:
+            sys.exit(f"{{sys.argv[1]}}: {{name}} = {{value!r}}: {{error}}")
+END"""
 
 
 def _variable(value: str) -> str:
@@ -200,10 +220,15 @@ class Settings(RoleSettings):
             File(
                 f"{CONFIGURATION}/gunicorn.conf.py",
                 template="app/gunicorn.conf.py.j2",
-                check="/usr/bin/python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read())' {}",
+                check=f"{self._ports_free(here)}{CHECK}",
             ),
             File("/etc/systemd/system/app.service", template="app/app.service.j2", keep=True),
         ]
+
+    def _ports_free(self, here: Here) -> str:
+        if len(self.binds(here)) == 1:
+            return ""
+        return f"{files.ports_free(UNIT, {self.port: 'app_port'}, [here.private_address])} || exit 1\n"
 
     def flows(self) -> list[Flow]:
         return [Flow("nginx", self.role, self.port)]
@@ -277,6 +302,7 @@ def app(settings: Settings, here: Here) -> None:
                     f"{CONFIGURATION}/environment",
                     f"{CONFIGURATION}/gunicorn.conf.py",
                 ),
+                ports={settings.port: "app_port"} if len(settings.binds(here)) > 1 else {},
             )
         ],
         after=[configured, environment, released],

@@ -42,6 +42,7 @@ PACKAGES = (
     "chrony",
     "curl",
     "fail2ban",
+    "logrotate",
     "nftables",
     "python3-systemd",  # fail2ban reads the journal with it
     "sudo",
@@ -70,6 +71,18 @@ SYSCTLS = {
     "fs.protected_regular": 2,
     "fs.suid_dumpable": 0,
 }
+
+
+# journald ignores what it does not understand, with a warning. It says so at its start, before it finds
+# that it may not do what it is there for: one that reads the candidate as the configuration of a
+# namespace, and is nobody, ends there.
+JOURNALD = """d=/run/systemd/journald@groundwork-check.conf.d; install -D -m 644 {} $d/candidate.conf; chmod 755 $d
+said=$(cd /; SYSTEMD_LOG_TARGET=console setpriv --reuid=nobody --regid=nogroup --clear-groups \\
+  timeout 10 /lib/systemd/systemd-journald groundwork-check 2>&1); status=$?
+rm -rf $d; echo "$said" | sed "s|$d/candidate.conf|{}|" | grep -F "{}"; [ $? = 1 ] && [ $status -lt 124 ]"""
+
+# What reads it is Python, too: where there is no PyYAML there is no cloud-init.
+YAML = "! python3 -c 'import yaml' 2>/dev/null || python3 -c 'import sys, yaml; yaml.safe_load(open(sys.argv[1]))' {}"
 
 
 def _public_key(value: str) -> str:
@@ -292,7 +305,7 @@ class Settings(RoleSettings):
 
     def sudo(self) -> list[Row]:
         """Who may do everything; changed on probation, too."""
-        return [File("/etc/sudoers.d/groundwork", template="base/sudoers.j2", mode="440", check="visudo -cqf {}")]
+        return [File("/etc/sudoers.d/groundwork", template="base/sudoers.j2", mode="440", check="visudo -cf {}")]
 
     def kept(self, here: Here) -> list[str]:
         """Paths that are put back where nobody confirms a change: the files above, and the people's keys."""
@@ -301,11 +314,15 @@ class Settings(RoleSettings):
 
     def _clock_files(self, machine: Machine) -> list[Row]:
         zone = f"/usr/share/zoneinfo/{self.timezone}"
-        name = File("/etc/timezone", content=f"{self.timezone}\n", check=f"test -e {zone}")
+        name = File("/etc/timezone", content=f"{self.timezone}\n")
         return [
-            *([] if machine.codename == "trixie" else [name]),  # trixie has this file no more
             Link("/etc/localtime", target=zone),
-            File("/etc/chrony/sources.d/groundwork.sources", template="base/chrony.sources.j2"),
+            *([] if machine.codename == "trixie" else [name]),  # trixie has this file no more
+            File(
+                "/etc/chrony/sources.d/groundwork.sources",
+                template="base/chrony.sources.j2",
+                check="chronyd -p -f {}",
+            ),
         ]
 
     def _upkeep_files(self, machine: Machine) -> list[Row]:
@@ -313,7 +330,7 @@ class Settings(RoleSettings):
             # For hosts that have cloud-init or needrestart; elsewhere they say nothing to anybody.
             Directory("/etc/cloud"),
             Directory("/etc/cloud/cloud.cfg.d"),
-            File("/etc/cloud/cloud.cfg.d/99-groundwork.cfg", template="base/cloud.cfg.j2"),
+            File("/etc/cloud/cloud.cfg.d/99-groundwork.cfg", template="base/cloud.cfg.j2", check=YAML),
             Directory("/etc/needrestart"),
             Directory("/etc/needrestart/conf.d"),
             File("/etc/needrestart/conf.d/groundwork.conf", template="base/needrestart.conf.j2", check="perl -c {}"),
@@ -324,7 +341,9 @@ class Settings(RoleSettings):
                 check="APT_CONFIG={} apt-config dump >/dev/null",
             ),
             Directory("/etc/systemd/journald.conf.d"),
-            File("/etc/systemd/journald.conf.d/groundwork.conf", template="base/journald.conf.j2"),
+            File(
+                "/etc/systemd/journald.conf.d/groundwork.conf", template="base/journald.conf.j2", check=JOURNALD
+            ),
         ]
 
     def _fail2ban_files(self, here: Here) -> list[Row]:

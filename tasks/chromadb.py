@@ -20,6 +20,13 @@ DATA = "/var/lib/chromadb"
 CONFIGURATION = "/etc/chromadb/chroma.yaml"
 UNIT = "chromadb.service"
 
+# It has no checker of its own. One is started on a port that it may not have as its user, with no data: that
+# is the last thing it can complain of.
+CHECK = f"""d=$(mktemp -d); sed "s|^persist_path:.*|persist_path: $d|; s|^port:.*|port: 1|" {{}} >$d/chroma.yaml; chown -R chromadb: $d
+said=$(cd $d && HOME=$d timeout 60 setpriv --reuid=chromadb --regid=chromadb --init-groups \\
+  {ENVIRONMENTS}/current/bin/chroma run chroma.yaml 2>&1); rm -rf $d
+case $said in *PermissionDenied*) ;; *) echo "$said" | tail -n 1; false ;; esac"""
+
 
 class Settings(RoleSettings):
     """ChromaDB."""
@@ -73,10 +80,19 @@ class Settings(RoleSettings):
             )
 
     def files(self, here: Here) -> list[Row]:
+        address = self.listens_on(here)
+        port_free = files.ports_free(
+            UNIT, {self.port: "chromadb_port"}, () if address in ("0.0.0.0", "::") else (address,)
+        )
         paths = {"environments": ENVIRONMENTS, "data": DATA, "configuration": CONFIGURATION}
         return [
             Directory("/etc/chromadb"),
-            File(CONFIGURATION, template="chromadb/chroma.yaml.j2", variables=paths),
+            File(
+                CONFIGURATION,
+                template="chromadb/chroma.yaml.j2",
+                variables=paths,
+                check=f"{port_free} && {{ {CHECK}; }}",
+            ),
             File(f"/etc/systemd/system/{UNIT}", template="chromadb/chromadb.service.j2", variables=paths),
         ]
 
@@ -92,7 +108,13 @@ def chromadb(settings: Settings, here: Here) -> None:
 
     service.services(
         name="Service",
-        services=[service.Service(UNIT, reads=(CONFIGURATION, f"{ENVIRONMENTS}/current"))],
+        services=[
+            service.Service(
+                UNIT,
+                reads=(CONFIGURATION, f"{ENVIRONMENTS}/current"),
+                ports={settings.port: "chromadb_port"},
+            )
+        ],
         after=[configured],
     )
     wait.http(name="Heartbeat", url=f"{settings.url(here)}/api/v2/heartbeat", unit=UNIT, seconds=120)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import shlex
 from typing import Annotated, Any, Iterable, Literal
 
 from pydantic import AfterValidator, Field
@@ -180,10 +181,17 @@ class Settings(RoleSettings):
                     "containers could then not reach: choose another private network"
                 )
 
+    def _address_check(self) -> str:
+        """That the host has the address: the daemon would start, and then publish no port."""
+        if self.publish_address in ("0.0.0.0", "::"):
+            return ""
+        missing = f"docker_publish_address: {self.publish_address} is no address of this host"
+        return f'[ -n "$(ip -o addr show to {self.publish_address})" ] || {{ echo {shlex.quote(missing)}; exit 1; }}\n'
+
     def files(self, here: Here) -> list[Row]:
         rows: list[Row] = [
             Directory("/etc/docker"),
-            File(CONFIGURATION, template="docker/daemon.json.j2", check=CHECK, keep=True),
+            File(CONFIGURATION, template="docker/daemon.json.j2", check=self._address_check() + CHECK, keep=True),
             Directory("/usr/local/lib/groundwork"),
             File(STOP, source="docker/stop-containers", mode="755"),
             File(

@@ -42,6 +42,7 @@ SYSCTLS = {
 
 LOG = "/var/log/mongodb/mongod.log"
 KEPT_PASSWORD = f"{KEPT}/mongodb-admin"
+CHECK = f"{files.LIB}/mongodb-check"
 EVERYWHERE = ("0.0.0.0", "::")
 
 CACHE_SHARE = 0.6
@@ -165,12 +166,16 @@ class Settings(RoleSettings):
         return list(dict.fromkeys([*everywhere, *others]))
 
     def check(self, here: Here) -> str:
-        """Of a candidate: its addresses are the host's, and mongod takes it."""
+        """Of a candidate: its addresses are the host's, nobody else has the port, and mongod takes it."""
         addresses = " ".join(address for address in self.listens_on(here) if address not in EVERYWHERE)
+        everywhere = any(address in EVERYWHERE for address in self.listens_on(here))
+        port_free = files.ports_free(
+            "mongod.service", {self.port: "mongodb_port"}, () if everywhere else self.listens_on(here)
+        )
         return (
             f'for a in {addresses}; do [ -n "$(ip -o addr show to $a)" ] || '
             '{ echo "$a is no address of this host: see mongodb_bind_addresses and private_address" >&2; break; }; '
-            "done 2>&1 | { ! grep . >&2; } && mongod --outputConfig --config {} >/dev/null"
+            f"done 2>&1 | {{ ! grep . >&2; }} && {port_free} && {CHECK} {{}}"
         )
 
     def cache_size(self, here: Here) -> float:
@@ -279,6 +284,8 @@ class Settings(RoleSettings):
             Directory("/etc/groundwork"),
             Directory(KEPT, mode="700"),
             File("/etc/mongosh.conf", template="mongodb/mongosh.conf.j2"),
+            Directory(files.LIB),
+            File(CHECK, source="mongodb/check", mode="755"),
             File(
                 "/etc/mongod.conf",
                 template="mongodb/mongod.conf.j2",

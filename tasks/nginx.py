@@ -49,6 +49,10 @@ _TEST = (
     "&& nginx -q -t -c {}"
 )
 
+# nginx -t is silent about a port that it would not get.
+PORTS = {80: "HTTP", 443: "HTTPS"}
+_PORTS_FREE = files.ports_free("nginx.service", PORTS)
+
 
 class Settings(RoleSettings):
     """Nginx."""
@@ -159,12 +163,8 @@ class Settings(RoleSettings):
             *frontend,
             *self._renewal(),
             *self._certificate(),
-            File("/etc/nginx/nginx.conf", template="nginx/nginx.conf.j2", check=_TEST, keep=True),
-            File(
-                "/etc/logrotate.d/groundwork-nginx",
-                template="nginx/logrotate.j2",
-                check="logrotate -d {} >/dev/null 2>&1",
-            ),
+            File("/etc/nginx/nginx.conf", template="nginx/nginx.conf.j2", check=f"{_PORTS_FREE} && {_TEST}", keep=True),
+            File("/etc/logrotate.d/groundwork-nginx", template="nginx/logrotate.j2"),
         ]
 
     def _certificate(self) -> list[Row]:
@@ -307,7 +307,7 @@ def nginx(settings: Settings, here: Here) -> None:
     service.services(
         name="Service",
         services=[
-            service.Service("nginx.service", reads=reads, reload=True),
+            service.Service("nginx.service", reads=reads, reload=True, ports=PORTS),
             *(renewal if settings.acme else []),
         ],
         after=after,

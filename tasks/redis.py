@@ -154,7 +154,7 @@ class Settings(RoleSettings):
                 variables={"acl": ACL},
                 group="redis",
                 mode="640",
-                check=f"{CHECK} {{}}",
+                check=f"{files.ports_free(UNIT, {self.port: 'redis_port'}, self.listens_on(here))} && {CHECK} {{}}",
                 keep=True,
             ),
             Directory(f"/etc/systemd/system/{UNIT}.d"),
@@ -186,7 +186,11 @@ def redis(settings: Settings, here: Here) -> None:
     configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
     service.services(
         name="Service",
-        services=[service.Service(UNIT, reads=(CONFIGURATION, "/usr/bin/redis-server"))],
+        services=[
+            service.Service(
+                UNIT, reads=(CONFIGURATION, "/usr/bin/redis-server"), ports={settings.port: "redis_port"}
+            )
+        ],
         after=[configured],
     )
     database.access(

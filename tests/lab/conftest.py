@@ -56,10 +56,15 @@ class Lab:
         """`pyinfra -y INVENTORY deploy.py ARGUMENTS`."""
         return self.pyinfra("-y", self.inventory, "deploy.py", *arguments, check=check)
 
-    def pyinfra(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    def pyinfra(self, *arguments: str, check: bool = True, where: Path = ROOT) -> subprocess.CompletedProcess:
+        """Run pyinfra.
+
+        Args:
+            where: the checkout that is deployed from.
+        """
         done = subprocess.run(
             [sys.executable, "-m", "pyinfra", *arguments],
-            cwd=ROOT, capture_output=True, text=True, timeout=1800, stdin=subprocess.DEVNULL,
+            cwd=where, capture_output=True, text=True, timeout=1800, stdin=subprocess.DEVNULL,
             env={**os.environ, "PYINFRA_PROGRESS": "off"},
         )  # fmt: skip
         assert done.returncode == 0 or not check, done.stdout + done.stderr

@@ -35,7 +35,7 @@ def ask(*paths) -> dict[str, Path]:
 
 def write(row: File, content: bytes) -> subprocess.CompletedProcess:
     return subprocess.run(
-        ["sh", "-c", files._write_command(row)], input=base64.b64encode(content), capture_output=True
+        ["sh", "-c", files._write_command(row, None)], input=base64.b64encode(content), capture_output=True
     )
 
 
