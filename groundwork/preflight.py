@@ -18,6 +18,7 @@ from pyinfra.context import ctx_host
 
 from facts.machine import Machine
 from groundwork import command_line, context
+from groundwork.connection import bound
 from groundwork.errors import Refusal
 from groundwork.rows import File
 from groundwork.settings import HostSettings, RoleSettings, is_address, keys
@@ -265,6 +266,7 @@ def _missing_secrets(topology: Topology) -> list[str]:
 
 def _machine_errors(topology: Topology) -> Iterable[str]:
     def ask(item) -> None:
+        bound(item, topology.hosts[item.name].settings(HostSettings).connection_seconds)
         with ctx_host.use(item):
             topology.hosts[item.name].machine = item.get_fact(Machine)
 
