@@ -5,6 +5,7 @@
 
 from groundwork.preflight import preflight
 from groundwork.stages import stage
+from operations.lock import lock
 from tasks.app import app
 from tasks.base import base
 from tasks.chromadb import chromadb
@@ -14,6 +15,7 @@ from tasks.nginx import nginx
 from tasks.redis import redis
 
 preflight()
+lock()
 
 stage("host")
 base()

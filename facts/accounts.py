@@ -18,6 +18,8 @@ class Account:
     uid: int = 0
     group: str = ""
     groups: set[str] = field(default_factory=set)
+    home_owner: str | None = None
+    """Owner of the home, "" where there is none; None for users whose keys were not asked for."""
     keys: list[str] | None = None
     """Lines of ~/.ssh/authorized_keys, None where there is no such file."""
 
@@ -40,6 +42,7 @@ class Accounts(FactBase):
         return (
             "getent passwd | sed 's/^/U|/'; getent group | sed 's/^/G|/'; "
             f"for user in {names}; do home=$(getent passwd \"$user\" | cut -d: -f6); "
+            '[ -n "$home" ] && echo "O|$user|$(stat -c %U -- "$home" 2>/dev/null)"; '
             'file="$home/.ssh/authorized_keys"; '
             '[ -n "$home" ] && [ -f "$file" ] && { echo "F|$user"; sed "s/^/K|$user|/" "$file"; }; '
             # sshd reads this one too; it has no place beside a file that says who gets in.
@@ -58,6 +61,9 @@ class Accounts(FactBase):
                 found.groups.add(name)
                 gids[gid] = name
                 members += [(user, name) for user in users.split(",") if user]
+            elif tag == "O":
+                user, owner = rest.split("|", 1)
+                found.users[user].home_owner = owner
             elif tag == "F":
                 found.users[rest].keys = found.users[rest].keys or []
             elif tag == "K":

@@ -44,7 +44,7 @@ def check(arguments: list[str]) -> None:
         raise Refusal(f"{passwords[0]} is refused: {PASSWORDS[passwords[0]]}")
     if _asks(arguments) and _stdin_is_null():
         raise Refusal("there is nobody to ask: add -y to go ahead, or --dry to look")
-    inventory, operations = _words(arguments)
+    inventory, operations = words(arguments)
     if inventory.endswith(".py") and not Path(inventory).is_file():
         raise Refusal(f"{inventory}: there is no such inventory file")
     for operation in operations:
@@ -117,7 +117,7 @@ def _limits(arguments: list[str]) -> list[str]:
     return found + [after for before, after in zip(arguments, arguments[1:]) if before == "--limit"]
 
 
-def _words(arguments: list[str]) -> tuple[str, list[str]]:
+def words(arguments: list[str]) -> tuple[str, list[str]]:
     """Inventory and operations."""
     given = _parsed(arguments)
     return given.get("inventory") or "", list(given.get("operations") or ())

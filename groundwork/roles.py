@@ -37,10 +37,12 @@ def role(settings: type[RoleSettings], title: str) -> Callable[[Callable], Calla
         def run() -> None:
             from groundwork.context import current
             from groundwork.preflight import preflight
+            from operations.lock import lock
 
             preflight()
             here = current()
             if settings.role in here.roles:
+                lock()
                 function(here.settings(settings), here)
 
         return run

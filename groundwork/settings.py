@@ -171,6 +171,11 @@ class HostSettings(KeyedSettings):
     """More flows: [{"source": "192.0.2.0/24", "role": "mongodb", "port": 27017}]."""
     externals: list[External] = []
     """Services that Groundwork does not provision: external("postgresql", host=…, port=5432)."""
+    connection_seconds: int = Field(default=60, ge=10)
+    """Seconds without any answer from the host after which the connection counts as lost and the run ends."""
+    lock_wait: int = Field(default=0, ge=0)
+    """Seconds to wait where another run is at work on a host; 0 stops at once and says whose it is. A nightly
+    job may well wait (600); a person wants to know."""
     python_index: str | Secret | None = None
     """Index that Python packages come from, such as a company's mirror; a Secret where its URL holds a
     password. By default uv's own."""

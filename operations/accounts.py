@@ -87,26 +87,35 @@ def _removed(name: str, now: Account):
     report(f"user {name}: removed with their keys; the home {now.home} stays")
     user, home, ssh = shlex.quote(name), shlex.quote(now.home), shlex.quote(f"{now.home}/.ssh")
     # Locked first, so that nobody comes in between; userdel refuses while a process is left. The home
-    # becomes root's: the user id will be another's one day.
+    # becomes root's: the user id will be another's one day. The user goes last, so that a run that was cut
+    # off is seen by the next.
     yield (
         f"set -e; usermod --lock --expiredate 1 {user}; rm -f {ssh}/authorized_keys {ssh}/authorized_keys2; "
         f"loginctl terminate-user {user} 2>/dev/null || true; "
-        f"for n in 1 2 3 4 5; do pkill -KILL -u {user} || break; sleep 0.2; done; userdel {user}; "
-        f"[ ! -d {home} ] || {{ chown root:root {home}; chmod 700 {home}; }}"
+        f"for n in 1 2 3 4 5; do pkill -KILL -u {user} || break; sleep 0.2; done; "
+        f"[ ! -d {home} ] || {{ chown root:root {home}; chmod 700 {home}; }}; userdel {user}"
     )
 
 
 def _user(user: User, now: Account | None):
     name, groups = shlex.quote(user.name), ",".join(user.groups)
+    home = shlex.quote(user.home)
+    # Somebody who comes back finds the home that was kept, which is root's by now.
+    own = f"mkdir -p {home} && cp -rnT /etc/skel {home} && chown -hR {name}: {home} && chmod 755 {home}"
     if now is None:
         report(f"user {user.name}: new")
         kind = "--system --no-create-home" if user.system else "--create-home"
         more = f" --groups {groups}" if groups else ""
-        home = shlex.quote(user.home)
-        # Somebody who comes back finds the home that was kept, which is root's by now.
-        own = "" if user.system else f" && chown -hR {name}: {home} && chmod 755 {home}"
-        yield f"useradd {kind} --user-group --home-dir {home} --shell {user.shell}{more} {name}{own}"
+        after = "" if user.system else f" && {own}"
+        yield f"useradd {kind} --user-group --home-dir {home} --shell {user.shell}{more} {name}{after}"
         return
+    # What a useradd that was cut off has not come to.
+    if now.group.isdigit():
+        report(f"group {user.name}: new, for the user of that name")
+        yield f"groupadd --gid {now.group} {name}"
+    if not user.system and now.home_owner not in (None, user.name):
+        report(f"{user.home}: made the home of {user.name}")
+        yield own
     if now.shell != user.shell or now.home != user.home:
         report(f"user {user.name}: shell {user.shell}, home {user.home}")
         yield f"usermod --shell {user.shell} --home {shlex.quote(user.home)} {name}"

@@ -51,6 +51,12 @@ _GUARDED = (
     f"chmod 755 {GUARD}; "
 )
 
+# dpkg alone can't where what a package needs was not yet unpacked, or not yet fetched; apt can then.
+_REPAIR = (
+    "DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold 2>/dev/null || "
+    f"{_APT} --fix-broken --allow-change-held-packages install"
+)
+
 
 @operation()
 def packages(
@@ -105,7 +111,7 @@ def _repaired(now: AptState):
         yield GIVE_GUARD
     if now.broken:
         report("finishing what an interrupted dpkg left")
-        yield f"{WAIT_FOR_LOCKS} || exit 1; {_GUARDED}DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold"
+        yield f"{WAIT_FOR_LOCKS} || exit 1; {_GUARDED}{_REPAIR}"
 
 
 def _updated(now: AptState):

@@ -64,7 +64,7 @@ def _make(path: str, names: list[str]) -> str:
     alternatives = ",".join(f"{'IP' if is_address(name) else 'DNS'}:{name}" for name in names)
     directory = shlex.quote(path.rsplit("/", 1)[0])
     return (
-        f"set -e; umask 077; t=$(mktemp -d {directory}/.tls.XXXXXX); trap 'rm -rf \"$t\"' EXIT; "
+        f"set -e; umask 077; rm -rf {directory}/.tls.??????; t=$(mktemp -d {directory}/.tls.XXXXXX); trap 'rm -rf \"$t\"' EXIT; "
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -sha256 "
         f"-days {DAYS} -subj {shlex.quote(f'/O={SUBJECT}')} "
         f"-addext {shlex.quote(f'subjectAltName={alternatives}')} "

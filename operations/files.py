@@ -23,10 +23,11 @@ LIB = "/usr/local/lib/groundwork"
 """Where our own scripts are on a host."""
 
 # The candidate is made in the target's directory, so that the last step is a rename; it is private
-# until it has its owner and mode, and never survives a failure.
-_WRITE = """set -e; umask 077
+# until it has its owner and mode, and never survives a failure; what a power cut left is removed here.
+_WRITE = """set -e; umask 077; rm -f -- {directory}/.{name}.??????
 t=$(mktemp -- {directory}/.{name}.XXXXXX); trap 'rm -f -- "$t"' EXIT
-base64 -d >"$t"; chown {owner}:{group} "$t"; chmod {mode} "$t"
+base64 -d >"$t" || {{ echo {failed} >&2; exit 1; }}
+chown {owner}:{group} "$t"; chmod {mode} "$t"
 {check}sync "$t"; mv -fT -- "$t" {path}"""
 
 # The daemon's own words, with the file's name for the candidate's; then where the file comes from.
@@ -183,6 +184,7 @@ def _write_command(row: File, settings: RoleSettings | None) -> str:
         mode=row.mode,
         check=_check(row, settings),
         path=shlex.quote(row.path),
+        failed=shlex.quote(f"{row.path} could not be written; what was there is as it was"),
     )
 
 

@@ -15,6 +15,7 @@ from pyinfra.api import StringCommand, operation
 
 from facts.release import Releases, ReleasesState
 from groundwork.sources import Tree
+from operations import uv
 from operations.report import report
 
 
@@ -51,7 +52,7 @@ def flip(path: str, name: str) -> str:
 def _unpack(tree: Tree, path: str) -> StringCommand:
     digest = hashlib.sha256(tree.tar).hexdigest()
     return StringCommand(
-        f"set -e; umask 022; cd {shlex.quote(path)}; mkdir -p releases; rm -rf releases/.new.*; "
+        f"set -e; umask 022; cd {shlex.quote(path)}; mkdir -p releases; rm -rf releases/.new.* releases/.old.*; "
         "t=$(mktemp -d releases/.new.XXXXXX); trap 'rm -rf \"$t\"' EXIT; "
         'base64 -d | gzip -d >"$t/tar"; '
         f'echo "{digest}  $t/tar" | sha256sum --quiet -c; mkdir "$t/tree"; '
@@ -67,11 +68,15 @@ def _prune(now: ReleasesState, tree: Tree, path: str, keep: int):
     old = [name for name in order[keep:] if name not in now.used]
     if old:
         report(f"{path}: removing {len(old)} old release{'s' * (len(old) > 1)}: {', '.join(old)}")
-        yield f"cd {shlex.quote(path)}/releases && rm -rf -- {' '.join(map(shlex.quote, old))}"
+        # Renamed first: what is half removed must not be taken for a release.
+        yield (
+            f"cd {shlex.quote(path)}/releases && for name in {' '.join(map(shlex.quote, old))}; do "
+            'rm -rf -- ".old.$name" && mv -T -- "$name" ".old.$name"; done && rm -rf -- .old.*'
+        )
     needed = {now.releases[name] for name in now.releases if name not in old} | {_environment(tree)}
     if unused := sorted(now.environments - needed):
         report(f"{path}: removing environments that no release uses: {', '.join(unused)}")
-        yield f"cd {shlex.quote(path)}/environments && rm -rf -- {' '.join(map(shlex.quote, unused))}"
+        yield uv.remove(f"{path}/environments", unused)
 
 
 def _environment(tree: Tree) -> str:

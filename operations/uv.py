@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Iterable
 
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
@@ -79,7 +80,7 @@ def environment(
         )
     if old := _old(now, wanted):
         report(f"{path}: removing {', '.join(old)}")
-        yield f"cd {shlex.quote(path)} && rm -rf -- {' '.join(map(shlex.quote, old))}"
+        yield remove(path, old)
 
 
 def name(lock: str, python: str | None = None) -> str:
@@ -100,6 +101,13 @@ def _old(now: EnvironmentsState, wanted: str) -> list[str]:
     others = [item for item in now.complete if item != wanted]
     before = now.current if now.current in others else next(iter(others), None)
     return [item for item in others if item != before] + sorted(now.incomplete - {wanted})
+
+
+def remove(path: str, names: Iterable[str]) -> str:
+    """The command that removes environments: their stamps first, or half of one would count as whole."""
+    quoted = [shlex.quote(name) for name in names]
+    stamps = " ".join(f"{name}/{STAMP}" for name in quoted)
+    return f"cd {shlex.quote(path)} && rm -f -- {stamps} && rm -rf -- {' '.join(quoted)}"
 
 
 def _build(target: str, lock: str, interpreter: str, build: bool) -> StringCommand:

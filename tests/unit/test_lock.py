@@ -1,0 +1,99 @@
+"""One run at a time: who is waited for, what is said, and that nobody holds while he waits."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+from groundwork import context
+from operations import lock
+from operations.lock import Holder
+from tests.unit.conftest import make_topology
+
+ANNA = {"who": "anna@laptop", "what": "inventories/prod.py deploy.py", "process": 4711, "kernel": "another"}
+
+
+def holder(left: str = "", **run: object) -> Holder:
+    return Holder({**ANNA, **run}, "2026-11-23 16:40:53 UTC", "571", left)
+
+
+class Item(SimpleNamespace):
+    """A host, by identity."""
+
+    __hash__ = object.__hash__
+
+
+class Run:
+    """A run on two hosts, whose answers are given."""
+
+    def __init__(self, monkeypatch, answers: dict[str, list], wait: int = 0, fail_percent: int = 0):
+        self.now, self.released, self.said = 0.0, 0, []
+        self.hosts = [Item(name=name, log=self.said.append) for name in ("one", "two")]
+        topology = make_topology({name: (["redis"], {"lock_wait": wait}) for name in ("one", "two")})
+        monkeypatch.setitem(context._made, "topology", topology)
+        monkeypatch.setattr(lock, "_take", lambda item: (answers[item.name].pop(0) if answers.get(item.name) else None))
+        monkeypatch.setattr(lock, "release", self._release)
+        monkeypatch.setattr(lock, "state", SimpleNamespace(config=SimpleNamespace(FAIL_PERCENT=fail_percent)))
+        monkeypatch.setattr(lock.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(lock.time, "sleep", self._sleep)
+
+    def _release(self):
+        self.released += 1
+
+    def _sleep(self, seconds):
+        self.now += seconds
+
+    def take(self) -> dict[str, str]:
+        return lock._take_all(self.hosts)
+
+
+def test_two_free_hosts_are_taken(monkeypatch):
+    run = Run(monkeypatch, {})
+    assert run.take() == {} and run.released == 0
+
+
+def test_one_that_is_locked_frees_the_other_and_tells_whose_it_is(monkeypatch):
+    run = Run(monkeypatch, {"two": [holder()]})
+    message = run.take()["two"]
+    for part in ("anna@laptop", "2026-11-23 16:40:53 UTC", "inventories/prod.py deploy.py", "4711", "sudo kill 571", "lock_wait"):
+        assert part in message
+    assert run.released == 1
+
+
+def test_with_fail_percent_the_others_are_kept(monkeypatch):
+    run = Run(monkeypatch, {"two": [holder()]}, fail_percent=50)
+    assert list(run.take()) == ["two"] and run.released == 0
+
+
+def test_it_waits_as_long_as_it_is_told_and_holds_nothing_meanwhile(monkeypatch):
+    run = Run(monkeypatch, {"two": [holder()] * 3}, wait=60)
+    assert run.take() == {} and run.released == 3
+    assert len(run.said) == 1 and "waiting for another run: anna@laptop" in run.said[0]
+
+
+def test_it_waits_no_longer_than_that(monkeypatch):
+    run = Run(monkeypatch, {"two": [holder()] * 999}, wait=60)
+    assert "anna@laptop" in run.take()["two"] and 60 <= run.now < 63
+
+
+def test_what_a_dead_run_left_is_waited_for_unasked(monkeypatch):
+    run = Run(monkeypatch, {"two": [holder(left="dpkg, process 15065")] * 30})
+    assert run.take() == {} and "dpkg, process 15065" in run.said[0]
+
+
+@pytest.mark.parametrize(
+    "run, dead",
+    [
+        ({}, False),  # of another machine: nobody here can know
+        ({"kernel": lock._kernel(), "process": os.getpid()}, False),
+        ({"kernel": lock._kernel(), "process": 2**22 + 1}, True),
+        ({"kernel": None, "process": 2**22 + 1}, False),
+    ],
+)
+def test_a_run_is_dead_only_where_that_is_certain(run, dead):
+    assert holder(**run).is_dead is dead
+
+
+def test_a_lock_file_that_is_just_being_written_is_a_lock():
+    assert "somebody" in str(lock._holder([])) and not lock._holder([]).is_dead
