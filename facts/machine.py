@@ -18,6 +18,10 @@ class Machine(FactBase):
             "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/memory=\\1/p' /proc/meminfo; "
             'echo "container=$(systemd-detect-virt --container)"; '
             "[ -d /var/lib/groundwork ] && echo known=yes; "
+            "{ systemctl is-enabled -q ssh.socket || systemctl is-active -q ssh.socket; } 2>/dev/null && echo ssh_socket=yes; "
+            # Its generator says that it is to run at this boot, and its last stage what came of it.
+            "cd /run/cloud-init 2>/dev/null && [ -e enabled ] && { [ ! -e result.json ] || [ ! -d /var/lib/groundwork ]; } && "
+            "! grep -qs '\"errors\": \\[\\]' result.json && echo booting=yes; "
             "df --output=avail -k / | sed -n '2s/^ */disk_free=/p'"
         )
 
@@ -32,4 +36,6 @@ class Machine(FactBase):
             container=found["container"] not in ("none", ""),
             disk_free=int(found["disk_free"]) // 1024,
             known="known" in found,
+            ssh_socket="ssh_socket" in found,
+            booting="booting" in found,
         )

@@ -160,6 +160,8 @@ class HostSettings(KeyedSettings):
     password. By default uv's own."""
     lab_suite: str | None = None
     """Set by lab_host(): the distribution of a lab host. Lab hosts use generated secrets."""
+    lab_options: dict[str, str | bool] = {}
+    """Set by lab_host(): what else is particular to a lab host."""
 
     def secrets(self, here: Here) -> list[Secret]:
         return [self.python_index] if isinstance(self.python_index, Secret) else []

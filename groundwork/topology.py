@@ -70,6 +70,10 @@ class Machine:
     """MiB free on /."""
     known: bool = False
     """Groundwork has been here before."""
+    ssh_socket: bool = False
+    """systemd listens for sshd (ssh.socket), as Ubuntu 24.04 has it."""
+    booting: bool = False
+    """cloud-init still works; or, when Groundwork has never been here, it has ended with errors."""
 
 
 class SettingsError(Exception):

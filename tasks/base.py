@@ -20,7 +20,7 @@ from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Link, Row
 from groundwork.settings import Address, Domain, Network, Part, Port, RoleSettings, Size, UserName, is_address
 from groundwork.topology import INTERNET, Flow, Here, Machine, Opening
-from operations import accounts, apt, files, firewall, host, service, sshd, swap, sysctl
+from operations import accounts, apt, files, firewall, host, service, sshd, swap, sysctl, wait
 
 LIB = "/usr/local/lib/groundwork"
 
@@ -314,10 +314,9 @@ class Settings(RoleSettings):
 
     def _sshd_files(self, machine: Machine) -> list[Row]:
         socket = "/etc/systemd/system/ssh.socket.d/groundwork.conf"
-        listens = machine.codename == "noble" and self.ssh_port != 22
+        listens = [Directory("/etc/systemd/system/ssh.socket.d"), File(socket, template="base/ssh.socket.j2")]
         return [
-            Directory("/etc/systemd/system/ssh.socket.d"),
-            File(socket, template="base/ssh.socket.j2") if listens else Absent(socket),
+            *(listens if machine.ssh_socket and self.ssh_port != 22 else [Absent(socket)]),
             File(CHECK, source="base/check-sshd", mode="755"),
             File(
                 DROP_IN,
@@ -429,6 +428,7 @@ def _own_public_key(here: Here) -> str:
 @role(Settings, "Base")
 def base(settings: Settings, here: Here) -> None:
     """Packages, then people and files, then services; sshd last, when the people's keys are there."""
+    wait.first_boot(name="First boot", booting=bool(here.machine and here.machine.booting))
     apt.packages(
         name="Packages", present=PACKAGES, recommends=False, upgrade_once=settings.first_run_upgrade
     )
