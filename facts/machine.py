@@ -19,6 +19,10 @@ class Machine(FactBase):
             'echo "container=$(systemd-detect-virt --container)"; '
             f"for mark in {_marks()}; do [ -e $mark ] && echo mark=$mark; done; "
             "[ -d /var/lib/groundwork ] && echo known=yes; "
+            "{ systemctl is-enabled -q ssh.socket || systemctl is-active -q ssh.socket; } 2>/dev/null && echo ssh_socket=yes; "
+            # Its generator says that it is to run at this boot, and its last stage what came of it.
+            "cd /run/cloud-init 2>/dev/null && [ -e enabled ] && { [ ! -e result.json ] || [ ! -d /var/lib/groundwork ]; } && "
+            "! grep -qs '\"errors\": \\[\\]' result.json && echo booting=yes; "
             "df --output=avail -k / | sed -n '2s/^ */disk_free=/p'"
         )
 
@@ -35,6 +39,8 @@ class Machine(FactBase):
             disk_free=int(found["disk_free"]) // 1024,
             known="known" in found,
             marks=frozenset(line[5:] for line in output if line.startswith("mark=")),
+            ssh_socket="ssh_socket" in found,
+            booting="booting" in found,
         )
 
 

@@ -186,6 +186,8 @@ class HostSettings(KeyedSettings):
     """Password that sudo asks the ssh_user for: Secret("sudo/NAME"). By default sudo must not ask."""
     lab_suite: str | None = None
     """Set by lab_host(): the distribution of a lab host. Lab hosts use generated secrets."""
+    lab_options: dict[str, str | bool] = {}
+    """Set by lab_host(): what else is particular to a lab host."""
 
     def secrets(self, here: Here) -> list[Secret]:
         return [value for value in (self.python_index, self.sudo_password) if isinstance(value, Secret)]

@@ -74,6 +74,10 @@ class Machine:
     """Groundwork has been here before."""
     marks: frozenset[str] = frozenset()
     """Marks of the roles that have been here before."""
+    ssh_socket: bool = False
+    """systemd listens for sshd (ssh.socket), as Ubuntu 24.04 has it."""
+    booting: bool = False
+    """cloud-init still works; or, when Groundwork has never been here, it has ended with errors."""
 
 
 class SettingsError(Exception):

@@ -21,8 +21,14 @@ REPOSITORY = settings.REPOSITORY
 REPOSITORY_KEY = str(settings.REPOSITORY_KEY)
 
 
-def lab_host(name, address, suite=settings.SUITE, memory=2048, cores=2, **data):
-    """A pyinfra host of the lab: `(name, data)`. Makes nothing; `python -m lab up` does."""
+def lab_host(name, address, suite=settings.SUITE, memory=2048, cores=2, user_data="", ssh_socket=False, **data):
+    """A pyinfra host of the lab: `(name, data)`. Makes nothing; `python -m lab up` does.
+
+    Args:
+        user_data: more for cloud-init to do at the first boot, "#cloud-config …"; `lab up` does not wait for it.
+        ssh_socket: systemd listens for sshd, as on Ubuntu 24.04.
+    """
+    options = {"user_data": user_data, "ssh_socket": ssh_socket}
     return name, {
         "ssh_hostname": address,
         "ssh_user": "ubuntu",
@@ -34,6 +40,7 @@ def lab_host(name, address, suite=settings.SUITE, memory=2048, cores=2, **data):
         "hardware_memory": memory,
         "hardware_cores": cores,
         "lab_suite": suite,
+        "lab_options": {option: value for option, value in options.items() if value},
         **data,
     }
 

@@ -60,7 +60,7 @@ def reset(name: str) -> None:
     if Path(host.inventory).exists():
         want = next((want for want in inventory.read(host.inventory) if want.name == name), None)
     else:  # the checkout that it was made from is gone
-        want = inventory.Wanted(host.name, host.address, host.suite, host.inventory)
+        want = inventory.Wanted(host.name, host.address, host.suite, host.inventory, host.options)
     if not want:
         raise LabError(f"{host.inventory} has no host {name} any more; python -m lab down removes it.")
     with hosts.lock():

@@ -4,12 +4,13 @@ import fcntl
 import ipaddress
 import json
 import os
+import stat
 import subprocess
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from . import cgroups, network, roots, settings
@@ -36,6 +37,7 @@ class Host:
     suite: str
     inventory: str
     root: str
+    options: dict = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -166,6 +168,11 @@ def _refuse_a_different_host(want: Wanted, there: dict[str, Host]) -> None:
                 f"{want.name} was made with the {what} {getattr(host, what)}, and {getattr(want, what)} is asked for: "
                 f"python -m lab reset {want.name} makes it anew (what is on it goes)."
             )
+    if host and host.options != want.options:
+        raise LabError(
+            f"{want.name} was made with other options than {' and '.join(sorted({*host.options, *want.options}))} of now: "
+            f"python -m lab reset {want.name} makes it anew (what is on it goes)."
+        )
     for other in there.values():
         if other.address == want.address and other.name != want.name:
             raise LabError(f"{want.name} cannot have the address {want.address}: {other.name} has it.")
@@ -204,7 +211,6 @@ def _populate(host: Host, root: Path, upper: Path) -> None:
         file.chmod(mode)
 
     write("etc/hostname", f"{host.name}\n")
-    write("etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {host.name}\n::1 localhost ip6-localhost ip6-loopback\n")
     write("etc/machine-id", f"{uuid.uuid4().hex}\n", 0o444)
     write("etc/resolv.conf", "".join(f"nameserver {server}\n" for server in network.nameservers()))
     write("etc/apt/apt.conf.d/99lab", roots.apt_proxy())
@@ -214,11 +220,22 @@ def _populate(host: Host, root: Path, upper: Path) -> None:
         key = HOST_KEYS / host.name / kind
         write(f"etc/ssh/ssh_host_{kind}_key", key.read_text(), 0o600)
         write(f"etc/ssh/ssh_host_{kind}_key.pub", _public(key))
-    write("home/ubuntu/.ssh/authorized_keys", _public(SSH_KEY), 0o600)
-    home = (root / "home/ubuntu").stat()
-    for own in (upper / "home/ubuntu/.ssh", upper / "home/ubuntu/.ssh/authorized_keys"):
-        os.chown(own, home.st_uid, home.st_gid)
-    (upper / "home/ubuntu/.ssh").chmod(0o700)
+    # YAML, of which JSON is a part: what a cloud tells of an instance, and what its owner wants at the first boot.
+    about = {"instance-id": f"i-{uuid.uuid4().hex}", "local-hostname": host.name, "public-keys": [_public(SSH_KEY)]}
+    write("var/lib/cloud/seed/nocloud/meta-data", json.dumps(about))
+    write("var/lib/cloud/seed/nocloud/user-data", host.options.get("user_data") or "#cloud-config\n{}\n")
+    if host.options.get("ssh_socket"):
+        _listen_by_systemd(root, upper / "etc/systemd/system")
+
+
+def _listen_by_systemd(root: Path, units: Path) -> None:
+    """As Ubuntu 24.04 has it: ssh.socket enabled (WantedBy=sockets.target, RequiredBy=ssh.service), ssh.service not."""
+    for directory in ("sockets.target.wants", "ssh.service.requires", "multi-user.target.wants"):
+        _directory(root, units.parents[2], Path("etc/systemd/system") / directory)
+    for link in (units / "sockets.target.wants/ssh.socket", units / "ssh.service.requires/ssh.socket"):
+        link.symlink_to("/usr/lib/systemd/system/ssh.socket")
+    for gone in (units / "multi-user.target.wants/ssh.service", units / "sshd.service"):
+        os.mknod(gone, stat.S_IFCHR)  # how an overlay's upper layer says that a file of the lower is gone
 
 
 def _directory(root: Path, upper: Path, path: Path) -> None:
@@ -259,6 +276,8 @@ def _boot(host: Host) -> None:
     if not host.running:
         _start(host)
     _wait_for_ssh(host)
+    if not host.options.get("user_data"):
+        _wait_for_cloud_init(host)
     (host.folder / "answered").touch()
     say(f"{host.name} runs {host.suite} at {host.address} ({time.monotonic() - begin:.1f} s)")
 
@@ -313,6 +332,14 @@ def _wait_for_ssh(host: Host) -> None:
         if time.monotonic() > deadline:
             raise LabError(f"{host.name} does not answer over SSH after {BOOT_SECONDS} s; see {host.folder}/console.log.")
         time.sleep(0.1)
+
+
+def _wait_for_cloud_init(host: Host) -> None:
+    """Until the first boot's work is done. Exit status 2 is "done" with warnings, from cloud-init 23.4 on."""
+    command = ssh_command(host, f"timeout {BOOT_SECONDS} cloud-init status --wait --long")
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode not in (0, 2):
+        raise LabError(f"cloud-init did not finish on {host.name}; on it, /var/log/cloud-init.log: {done.stdout.strip()}")
 
 
 def _last_words(host: Host) -> str:

@@ -4,7 +4,7 @@ import ipaddress
 import re
 import runpy
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import settings
@@ -19,6 +19,8 @@ class Wanted:
     address: str
     suite: str
     inventory: str
+    options: dict = field(default_factory=dict)
+    """What is particular to it: user_data, ssh_socket."""
 
 
 def read(path: str) -> list[Wanted]:
@@ -26,7 +28,7 @@ def read(path: str) -> list[Wanted]:
     file = Path(path).resolve()
     found = {}
     for name, data in _hosts(file):
-        host = Wanted(name, str(data.get("ssh_hostname")), data["lab_suite"], str(file))
+        host = Wanted(name, str(data.get("ssh_hostname")), data["lab_suite"], str(file), data.get("lab_options", {}))
         if found.setdefault(name, host) != host:
             raise LabError(f"{path}: {name} is declared twice, as {found[name].address} and as {host.address}.")
     hosts = list(found.values())

@@ -14,13 +14,35 @@ from .shell import run, step
 # What a cloud image has, and no more: a role that forgets a dependency must fail here too.
 PACKAGES = (
     "systemd systemd-sysv dbus libpam-systemd openssh-server sudo passwd login python3 ca-certificates apt-utils gpgv "
-    "iproute2 iputils-ping curl less nano procps netbase tzdata kmod"
+    "iproute2 iputils-ping curl less nano procps netbase tzdata kmod cloud-init needrestart systemd-timesyncd"
 ).split()
 # What newer releases have moved into packages of their own.
 MORE = {"trixie": ["linux-sysctl-defaults"]}
 
 # Units that wait for devices or kernel rights which no container has.
 MASKED = ("systemd-udevd.service", "systemd-modules-load.service", "dev-hugepages.mount", "sys-kernel-debug.mount")
+
+# What an image's maker writes for cloud-init. It makes the login user, as on EC2; the network is the lab's,
+# and so are the ssh host keys, which are known beforehand. It rewrites /etc/hosts at each boot, as some clouds' images do.
+CLOUD_INIT = """\
+datasource_list: [NoCloud, None]
+network: {config: disabled}
+ssh_deletekeys: false
+manage_etc_hosts: true
+apt: {preserve_sources_list: true}
+locale: C.UTF-8
+growpart: {mode: "off"}
+resize_rootfs: false
+grub_dpkg: {enabled: false}
+system_info:
+  default_user:
+    name: ubuntu
+    gecos: Ubuntu
+    groups: [adm, sudo]
+    sudo: ["ALL=(ALL) NOPASSWD:ALL"]
+    shell: /bin/bash
+    lock_passwd: true
+"""
 
 SOURCES = Path("/etc/apt")
 BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -33,7 +55,7 @@ def ensure(suite: str) -> Path:
         return root
     partial = ROOTS / f".{root.name}.partial"
     discard(partial)
-    with step(f"building the base root {suite} (once, about half a minute)"):
+    with step(f"building the base root {suite} (once, about a minute)"):
         _bootstrap(suite, partial)
         _finish(suite, partial)
         partial.rename(root)  # complete or not there at all
@@ -130,8 +152,8 @@ def _finish(suite: str, root: Path) -> None:
         write(f"usr/local/share/ca-certificates/controller-{number}.crt", pem)
     run("chroot", root, "update-ca-certificates")
 
-    run("chroot", root, "useradd", "--create-home", "--shell", "/bin/bash", "--comment", "Ubuntu", "--groups", "adm", "ubuntu")
-    write("etc/sudoers.d/90-cloud-init-users", "ubuntu ALL=(ALL) NOPASSWD:ALL\n", 0o440)
+    write("etc/cloud/cloud.cfg.d/95_lab.cfg", CLOUD_INIT)
+    write("etc/ssh/sshd_config.d/60-cloudimg-settings.conf", "PasswordAuthentication no\n")
     run("chroot", root, "passwd", "--lock", "root")
 
     run("chroot", root, "systemctl", "enable", "systemd-networkd.service")

@@ -23,8 +23,9 @@ def current(port: int, before: str, after: Iterable[OperationMeta] = ()):
     Refuses, and says why, where a change of /etc/ssh/sshd_config has made a line of our drop-in
     ineffective. Leaves no group of less than 3072 bits for the key exchange.
 
-    Ubuntu 24.04 lets systemd listen (ssh.socket) and start sshd at the first login: there the socket
-    is made to listen on the port, too.
+    Where systemd listens (ssh.socket) and starts sshd at the first login, as on Ubuntu 24.04, the socket is
+    made to listen on the port, too; sshd is restarted there and not reloaded: no connection is refused
+    meanwhile, sessions go on, and the sshd of Debian 12 does not find its socket again after a reload.
 
     Args:
         port: where sshd shall listen after it.
@@ -54,16 +55,23 @@ def _moduli(found: Found):
 
 
 def _reload(service: Unit, socket: Unit, port: int):
+    listens = (
+        f"for n in 1 2 3 4 5 6 7 8 9 10; do ss -Hltnp 'sport = :{port}' | grep -q '\"sshd\"' && exit 0; sleep 0.3; done; "
+        f"echo 'sshd does not listen on port {port}' >&2; exit 1"
+    )
     if socket.running and (socket.stale or socket.needs_daemon_reload):
         report("ssh.socket: restart, sessions go on")
-        yield "systemctl daemon-reload && systemctl restart ssh.socket"
-    if service.running and service.stale:
-        report(f"ssh.service: reload ({service.newest_path} is newer than what runs)")
+        # A socket does not start while its service runs.
         yield (
-            f"systemctl reload ssh.service && mkdir -p {STAMPS} && touch {STAMPS}/ssh.service && "
-            f"for n in 1 2 3 4 5 6 7 8 9 10; do ss -Hltnp 'sport = :{port}' | grep -q '\"sshd\"' && exit 0; sleep 0.3; done; "
-            f"echo 'sshd does not listen on port {port}' >&2; exit 1"
+            "systemctl daemon-reload; systemctl stop ssh.service; systemctl restart ssh.socket; "
+            f"systemctl start ssh.service; {listens}"
         )
+    elif socket.running and service.running and service.stale:
+        report(f"ssh.service: restart, sessions go on ({service.newest_path} is newer than what runs)")
+        yield f"systemctl restart ssh.service; {listens}"
+    elif service.running and service.stale:
+        report(f"ssh.service: reload ({service.newest_path} is newer than what runs)")
+        yield f"systemctl reload ssh.service && mkdir -p {STAMPS} && touch {STAMPS}/ssh.service && {listens}"
     elif not (service.running or socket.running):
         report("ssh.service: started")
         yield "systemctl enable --quiet ssh.service; systemctl start ssh.service"

@@ -8,6 +8,10 @@ from pyinfra import host, state
 from pyinfra.api import StringCommand, operation
 
 from operations.files import ports_free
+from operations.report import report
+
+
+FIRST_BOOT_LOGS = "`cloud-init status --long` and /var/log/cloud-init-output.log on the host"
 
 
 @operation()
@@ -40,6 +44,44 @@ def port(port: int, unit: str, seconds: int = 60, address: str = "127.0.0.1", lo
     ask = f"bash -c {shlex.quote(f'exec 3<>/dev/tcp/{address}/{port}')}"
     taken = f"{{ {ports_free(unit, {port: 'see its log'})}; }} >&2; "
     yield from _until(ask, f"{address}:{port}", unit, seconds, f"{_tail(log)}{taken}")
+
+
+@operation()
+def first_boot(booting: bool, seconds: int = 600):
+    """Wait until cloud-init has done its work: it makes users, installs packages and writes what we write too.
+
+    That it ended with errors is said, and is no failure: what it could not do may have nothing to do with us.
+
+    Args:
+        booting: it has something to tell (groundwork.topology.Machine.booting).
+        seconds: how long to wait; package upgrades can be part of it.
+    """
+    if not (booting and state.is_executing):
+        return
+    report("first boot: waiting for cloud-init")
+    _, output = host.run_shell_command(StringCommand(cloud_init(seconds)), _sudo=True)
+    said = output.stdout_lines
+    match said[-1:]:
+        case ["exit 0" | "exit 2"]:  # 2: done with warnings, from 23.4 on
+            report("first boot: cloud-init is done")
+        case ["exit 1"]:
+            report(f"first boot: cloud-init ended with errors; going on. {FIRST_BOOT_LOGS} tell more:")
+            for line in said[:-1]:
+                report(f"    {line}")
+        case _:
+            sentence = (
+                f"first boot: cloud-init still works after {seconds} s. Nothing was changed: look at {FIRST_BOOT_LOGS}, "
+                "and run this again when it is done"
+            )
+            yield f"echo {shlex.quote(sentence)} >&2; exit 1"
+
+
+def cloud_init(seconds: int) -> str:
+    """The command that waits for cloud-init; its last line is `exit N`, those before what it said when N is not 0."""
+    return (
+        f"timeout {seconds} cloud-init status --wait >/dev/null 2>&1; code=$?; "
+        "[ $code = 0 ] || timeout 10 cloud-init status --long 2>&1 | grep -v '^$' | tail -n 20; echo \"exit $code\""
+    )
 
 
 def _until(ask: str, what: str, unit: str, seconds: int, more: str = ""):

@@ -24,7 +24,7 @@ from groundwork.rows import Absent, Directory, File, Link, Row
 from groundwork.settings import Address, Domain, Network, Part, Port, RoleSettings, Size, UserName, is_address
 from groundwork.takeover import Found, Met, asked, refused
 from groundwork.topology import INTERNET, Flow, Here, Machine, Opening
-from operations import accounts, apt, files, firewall, host, service, sshd, swap, sysctl, takeover, unconfirmed
+from operations import accounts, apt, files, firewall, host, service, sshd, swap, sysctl, takeover, unconfirmed, wait
 
 LIB = "/usr/local/lib/groundwork"
 
@@ -362,9 +362,8 @@ class Settings(RoleSettings):
 
     def _sshd_files(self, machine: Machine) -> list[Row]:
         socket = "/etc/systemd/system/ssh.socket.d/groundwork.conf"
-        listens = machine.codename == "noble" and self.ssh_port != 22
         return [
-            File(socket, template="base/ssh.socket.j2") if listens else Absent(socket),
+            File(socket, template="base/ssh.socket.j2") if machine.ssh_socket and self.ssh_port != 22 else Absent(socket),
             File(
                 DROP_IN,
                 template="base/sshd.conf.j2",
@@ -524,6 +523,7 @@ def _own_public_key(here: Here) -> str:
 @role(Settings, "Base")
 def base(settings: Settings, here: Here) -> None:
     """Packages, files and services; then firewall, sshd and people, on probation until a new connection confirms them."""
+    wait.first_boot(name="First boot", booting=bool(here.machine and here.machine.booting))
     apt.packages(
         name="Packages", present=PACKAGES, recommends=False, upgrade_once=settings.first_run_upgrade
     )

@@ -31,6 +31,7 @@ from groundwork.secrets import SecretStore
 from groundwork.settings import HostSettings
 from groundwork.topology import Here, Topology
 
+import lab.settings
 from tests.host.site import site  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -261,4 +262,4 @@ def outside(request, topology) -> Outside:
     if not topology.is_lab:
         return Outside(["sh", "-c"], "the controller")
     subprocess.run([sys.executable, "-m", "lab", "up", str(OUTSIDE)], check=True, cwd=ROOT)
-    return Outside([sys.executable, "-m", "lab", "ssh", "outside"], "10.87.0.250")
+    return Outside([sys.executable, "-m", "lab", "ssh", "outside"], f"{lab.settings.PREFIX}.250")

@@ -267,7 +267,7 @@ def test_the_journal_is_kept_and_limited(base):
     # What the running journald says of itself, if it is not too long ago.
     log = base.check("journalctl -qu systemd-journald -o cat")
     said = re.findall(r"^System Journal .* max ([0-9.]+[KMGT])", log, re.MULTILINE)
-    assert not said or said[-1] == f"{float(settings.journal_size[:-1])}{settings.journal_size[-1]}"
+    assert not said or said[-1].replace(".0", "") == settings.journal_size
 
 
 def test_kernel_settings_are_in_effect(base):
@@ -370,8 +370,9 @@ def test_services_run_the_files_that_are_on_disk(base):
 def test_sshd_answers_with_the_installed_version(base):
     port = base.settings("base").ssh_port
     banner = base.check(f"timeout 5 bash -c 'read -r line </dev/tcp/127.0.0.1/{port}; echo $line'")
-    upstream = base.check("dpkg-query -W -f '${source:Upstream-Version}' openssh-server")
-    assert f"OpenSSH_{upstream}" in banner
+    # Not the package's version: trixie's 10.0p1 says of itself that it is 10.0p2.
+    installed = re.search(r"OpenSSH_[^ ,]+", base.check("sshd -V 2>&1 || true")).group()
+    assert f"{installed} " in banner
 
 
 def test_nothing_has_failed(base):

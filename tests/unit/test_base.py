@@ -18,7 +18,7 @@ from groundwork.templates import render
 from groundwork.topology import SettingsError
 from operations.host import BEGIN, END, with_block
 from tasks.base import Settings, rules
-from tests.unit.conftest import SYSTEMS, make_topology
+from tests.unit.conftest import SYSTEMS, machine, make_topology
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA anna@laptop"
 
@@ -101,9 +101,12 @@ def test_sshd_is_told_nothing_that_its_version_does_not_know(make_here, codename
 
 def test_only_where_systemd_listens_for_sshd_its_socket_follows_the_port(make_here):
     path = "/etc/systemd/system/ssh.socket.d/groundwork.conf"
-    assert "ListenStream=[::]:2222" in files(make_here(["base"], "noble", base_ssh_port=2222))[path]
-    assert path not in files(make_here(["base"], "noble"))
-    assert path not in files(make_here(["base"], "bookworm", base_ssh_port=2222))
+    moved, unmoved = make_here(["base"], "noble", base_ssh_port=2222), make_here(["base"], "noble")
+    assert path not in files(moved)
+    for here in (moved, unmoved):
+        here.machine = machine("noble", ssh_socket=True)
+    assert files(moved)[path].splitlines()[-3:] == ["ListenStream=", "ListenStream=2222", "BindIPv6Only=both"]
+    assert path not in files(unmoved)
 
 
 @pytest.mark.parametrize(
