@@ -236,6 +236,7 @@ def mongodb(settings: Settings, here: Here) -> None:
         name="Packages",
         present={name: settings.version if name.startswith("mongodb-org") else None for name in PACKAGES},
         held=True,
+        setting="mongodb_version",
     )
     configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
     sysctl.settings(name="Kernel", role="mongodb", values=SYSCTLS)
