@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pyinfra.api.host import Host
+from pyinfra.api import Host
+from pyinfra.api.exceptions import PyinfraError
 from pyinfra_cli.exceptions import UnexpectedExternalError
 from pyinfra_cli.inventory import make_inventory
 
@@ -76,17 +77,25 @@ def _hosts(arguments: list[str], inventory: str) -> list[Host]:
         data = _set_override_data(words, *login)
         return list(make_inventory(inventory, data, group_data_directories=given.get("group_data")))
     except UnexpectedExternalError as error:
-        raise _unreadable(error.exception, error.filename) from None
-    except SyntaxError as error:
-        raise _unreadable(error, error.filename or inventory) from None
+        raise _unreadable(error.exception, Path(inventory).parent) from None
+    except (PyinfraError, SyntaxError) as error:
+        raise _unreadable(error, Path(inventory).parent) from None
 
 
-def _unreadable(error: Exception, file: str) -> Refusal:
-    """What is wrong with a file of the inventory that is no Python, or that raises an error."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    line = getattr(error, "lineno", None) or (lines[-1] if lines else 0)
+def _unreadable(error: Exception, directory: Path) -> Refusal:
+    """What is wrong with a file of the inventory that is no Python, or that raises an error.
+
+    Args:
+        directory: where the inventory is, and below it its group data.
+    """
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        frames.append((error.filename or "", error.lineno))
+    inside = [f"{file}:{line}: " for file, line in frames if Path(file).resolve().is_relative_to(directory.resolve())]
+    place = inside[-1] if inside else ""
+    kind = "" if isinstance(error, PyinfraError) else f"{type(error).__name__}: "
     message = error.msg if isinstance(error, SyntaxError) else str(error)
-    return Refusal(f"{file}:{line}: {type(error).__name__}: {message}; nothing was changed")
+    return Refusal(f"{place}{kind}{message}; nothing was changed")
 
 
 def _check_hosts(hosts: list, limits: list[str], roles: list[str]) -> None:

@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 from typing import Iterable
 
@@ -401,5 +402,11 @@ def render_errors(here: Here, settings: RoleSettings) -> Iterable[str]:
             render(row, settings, here, secret=lambda name: "checked-before-it-lands")
         except (TemplateError, OSError, ValueError) as error:
             source = f"templates/{row.template}" if row.template else f"files/{row.source}"
-            line = f":{error.lineno}" if getattr(error, "lineno", None) else ""
-            yield f"{source}{line}: {error} (for {row.path} on {here.name})"
+            yield f"{source}{_template_line(error, source)}: {error} (for {row.path} on {here.name})"
+
+
+def _template_line(error: Exception, source: str) -> str:
+    """`:line` of a template that is wrong; where a name is, the traceback tells."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = getattr(error, "lineno", None) or next((f.lineno for f in reversed(frames) if f.filename.endswith(source)), None)
+    return f":{line}" if line else ""

@@ -756,7 +756,8 @@ def _wanted(inventory: Path) -> list[str]:
     from groundwork.topology import SettingsError
 
     try:
-        return sorted(load(inventory).secret_names())
+        with contextlib.redirect_stdout(sys.stderr):
+            return sorted(load(inventory).secret_names())
     except SettingsError as error:
         raise SecretError(f"{_shown(inventory)} has settings that are refused: {error.errors[0]}") from None
 

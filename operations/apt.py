@@ -64,6 +64,7 @@ def packages(
     held: bool = False,
     upgrade_once: bool = False,
     recommends: bool = True,
+    setting: str = "a package's version",
 ):
     """Install what is missing, in one apt transaction, with no service started by it.
 
@@ -75,6 +76,7 @@ def packages(
         held: keep apt from upgrading them (`apt-mark hold`).
         upgrade_once: upgrade everything first, once in a host's life.
         recommends: install what the packages recommend, too.
+        setting: what names the versions, for the message when one does not exist.
     """
     wanted = dict(present) if isinstance(present, Mapping) else dict.fromkeys(present)
     now = host.get_fact(Apt, packages=sorted(wanted)) or AptState()
@@ -86,6 +88,8 @@ def packages(
     if first:
         report("upgrading all packages, as base_first_run_upgrade asks")
         yield f"{WAIT_FOR_LOCKS} && {_APT} upgrade && touch {UPGRADED}"
+    if pinned := [f"{name}={wanted[name]}" for name in missing if wanted[name]]:
+        yield _available(pinned, setting)
     if missing:
         report(f"installing {', '.join(missing)}")
         arguments = " ".join(shlex.quote(_argument(name, wanted[name])) for name in missing)
@@ -103,6 +107,21 @@ def _differs(now: AptState, name: str, version: str | None) -> bool:
 
 def _argument(name: str, version: str | None) -> str:
     return f"{name}={version}" if version else name
+
+
+def _available(pinned: list[str], setting: str) -> str:
+    """A command that stops where no repository has a version, and says which there are.
+
+    The lists may be hours old: they are fetched before anything is said not to exist.
+    """
+    has = 'apt-cache madison "$name" | awk -v v="$version" \'$3 == v { found = 1 } END { exit !found }\''
+    every = 'apt-cache madison "$name" | awk \'!seen[$3]++ { print $3 }\' | head -n 20 | paste -sd" "'
+    return (
+        f"for item in {' '.join(map(shlex.quote, pinned))}; do name=${{item%%=*}}; version=${{item#*=}}; "
+        f"{has} && continue; {WAIT_FOR_LOCKS} && {_APT} update; {has} && continue; there=$({every}); "
+        f'echo {shlex.quote(setting)}" = $version: no repository of this host has $name in that version; there is '
+        '${there:-none}. Nothing was installed; put it right and run again" >&2; exit 1; done'
+    )
 
 
 def _repaired(now: AptState):

@@ -330,6 +330,7 @@ def mongodb(settings: Settings, here: Here) -> None:
         name="Packages",
         present={name: settings.version if name.startswith("mongodb-org") else None for name in PACKAGES},
         held=True,
+        setting="mongodb_version",
     )
     before.mongodb(name="Data that was here before", found=here.found)
     configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)

@@ -890,12 +890,19 @@ def test_show_needs_a_terminal(project):
 
 
 def test_show_of_a_lab(project):
+    """Its generated values can be shown, of the secrets that its roles use; for others they would be made up."""
+    host = "('app1', {'lab_suite': 'noble', 'private_address': '10.0.0.5'})"
+    Path("inventories/lab.py").write_text(f"print('noise')\nmongodb = [{host}]\n")
     value = lab().value("mongodb/admin")
     status, output = terminal("show", "mongodb/admin", inventory="inventories/lab.py")
     assert (status, output.splitlines()[-1]) == (0, value)
     forced = run("show", "mongodb/admin", "--force", inventory="inventories/lab.py")
-    assert forced.out == f"{value}\n" and forced.err == "noise\n"
-    assert run("list", inventory="inventories/lab.py").returncode == 0
+    assert forced.out == f"{value}\n" and set(forced.err.split()) == {"noise"}
+    listed = run("list", inventory="inventories/lab.py")
+    assert listed.returncode == 0 and listed.out.startswith("mongodb/admin\n")
+    status, output = terminal("show", "mongodb/admn", inventory="inventories/lab.py")
+    assert status == 1 and lab().value("mongodb/admn") not in output
+    assert "no role of inventories/lab.py uses mongodb/admn; did you mean mongodb/admin? There are mongodb/admin" in output
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import tarfile
 import pytest
 
 from groundwork import locks
-from groundwork.sources import SourceError, Tree, shown, tree
+from groundwork.sources import SourceError, Tree, _cause, shown, tree
 
 
 def members(found: Tree) -> dict[str, tarfile.TarInfo]:
@@ -113,3 +113,31 @@ def test_a_lock_that_needs_other_files_is_refused(source, line):
 def test_no_lock_is_refused(source):
     with pytest.raises(SourceError, match="neither"):
         locks.of_tree(tree(str(source)), None)
+
+
+def test_what_is_not_pinned_is_no_lock(source):
+    lock = "# of us\n--index-url https://example.org/simple\nfastapi==1.0 \\\n    --hash=sha256:00\nuvicorn[standard] == 2.0 ; python_version < '3.12'  # via us\npkg @ https://example.org/pkg.whl\n"
+    (source / "requirements.txt").write_text(lock)
+    assert locks.of_tree(tree(str(source)), None) == lock
+    (source / "loose.txt").write_text(lock + "gunicorn\nredis>=5,<6\nhttpx==0.*\npymongo~=4.0\nrich\n")
+    tree.cache_clear()
+    with pytest.raises(SourceError, match=r"loose.txt is no lock.* gunicorn, redis>=5,<6, httpx==0.\* and 2 more"):
+        locks.of_tree(tree(str(source)), "loose.txt")
+
+
+@pytest.mark.parametrize(
+    "words, cause",
+    [
+        (
+            "Warning: Permanently added 'git' to the list of known hosts.\ngit@git: Permission denied (publickey).\n"
+            "fatal: Could not read from remote repository.\n\nPlease make sure you have the correct access rights\n"
+            "and the repository exists.",
+            "git@git: Permission denied (publickey).; fatal: Could not read from remote repository.",
+        ),
+        ("fatal: repository 'x' does not exist\nhint: look again", "fatal: repository 'x' does not exist"),
+        ("error: RPC failed\nfatal: early EOF\nfatal: bad pack", "error: RPC failed; fatal: early EOF"),
+        ("", "(nothing)"),
+    ],
+)
+def test_of_gits_words_the_cause_is_told(words, cause):
+    assert _cause(words) == cause
