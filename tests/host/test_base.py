@@ -340,6 +340,12 @@ def test_nothing_is_left_over_from_a_run(base):
     assert base.check("find /etc /usr/local -xdev -name '.*.??????'") == "", "a candidate that never landed"
 
 
+def test_no_change_waits_for_its_confirmation(base):
+    assert base.run("ls -d /var/lib/groundwork/unconfirmed* /run/groundwork/unconfirmed*").stdout == ""
+    assert base.check("systemctl list-units --all --no-legend --plain 'groundwork-unconfirmed*'") == ""
+    assert base.check("systemctl is-enabled groundwork-rollback.service").strip() == "enabled"
+
+
 def test_nobody_else_can_write_to_what_we_installed(base):
     places = "/etc /srv /opt /usr/local"
     assert base.check(f"find {places} -xdev ! -type l -perm /o+w ! -perm -1000") == ""

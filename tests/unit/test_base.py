@@ -19,6 +19,7 @@ from groundwork.topology import SettingsError
 from operations.host import BEGIN, END, with_block
 from tasks.base import Settings, rules
 from tests.unit.conftest import SYSTEMS, machine, make_topology
+from tests.unit.pyinfra_fake import ROOT, inventory, run
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA anna@laptop"
 
@@ -300,3 +301,101 @@ def test_etc_hosts_keeps_what_is_not_ours_and_settles():
 )
 def test_values_that_are_refused(make_here, data):
     assert refused(make_here, **data).startswith(next(iter(data)))
+
+
+# Confirmed, or put back
+
+
+@pytest.mark.parametrize("seconds", [9, 601])
+def test_the_time_to_confirm_has_bounds(make_here, seconds):
+    assert refused(make_here, base_confirm_seconds=seconds).startswith("base_confirm_seconds")
+
+
+def test_what_says_who_gets_in_is_put_back_where_nobody_confirms_it(make_here):
+    here = make_here(["base"], "noble", base_ssh_port=2222, ssh_port=2222, base_administrators=[{"name": "anna", "keys": [KEY]}])
+    settings = here.settings(Settings)
+    assert set(settings.kept(here)) == {
+        "/etc/groundwork/firewall.nft",
+        "/etc/sudoers.d/groundwork",
+        "/etc/ssh/sshd_config.d/00-groundwork.conf",
+        "/etc/systemd/system/ssh.socket.d/groundwork.conf",
+        "/home/anna/.ssh/authorized_keys",
+        "/home/anna/.ssh/authorized_keys2",
+    }
+    assert not {row.path for row in settings.configuration(here)} & set(settings.kept(here))
+
+
+def test_a_dry_run_says_that_a_change_will_be_confirmed(tmp_path):
+    done = run(inventory(tmp_path, ["base"]), "deploy.py", "--dry")
+    assert "will be confirmed by a new connection within 60 s" in done.stderr
+
+
+@pytest.mark.parametrize("said, status", [([], 0), ({"success": False, "stderr": "put back"}, 1)])
+def test_a_host_without_ssh_is_confirmed_as_it_is(tmp_path, said, status):
+    path = inventory(tmp_path, ["base"], base_confirm_seconds=10)
+    text = path.read_text().replace('"fake_responses": {', f'"fake_responses": {{"guard confirm": {said!r}, ')
+    path.write_text(text.replace('"command -v"', '"guard state": ["rolled back", "the live firewall"], "command -v"'))
+    done = run(path, "deploy.py", "-y")
+    assert done.returncode == status, done.stderr[-2000:]
+    assert "no way in to try" in done.stderr and "Traceback" not in done.stderr
+    assert ("the host has put back what was there" in done.stderr) == bool(status)
+
+
+@pytest.fixture
+def guard(tmp_path):
+    """`guard("keep", …)`: the host's own script, on paths of the test's own and without a systemd or an nft."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("systemctl", "systemd-run", "nft"):
+        tool = tools / name
+        tool.write_text(f'#!/bin/sh\necho {name} "$@" >>{tmp_path}/called\n[ "$1" != is-active ]\n')
+        tool.chmod(0o755)
+    text = (ROOT / "files" / "base" / "guard").read_text()
+    for place in ("/var/lib/groundwork", "/run/groundwork"):
+        text = text.replace(place, f"{tmp_path}{place}")
+        (tmp_path / place[1:]).mkdir(parents=True)
+    script = tmp_path / "guard"
+    script.write_text(text)
+
+    def guard(*words: str) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+        return subprocess.run(["sh", script, *words], env=environment, capture_output=True, text=True, timeout=20)
+
+    return guard
+
+
+def test_the_oldest_of_a_run_comes_back_with_its_mode(guard, tmp_path):
+    old, new = tmp_path / "an old file", tmp_path / "new"
+    old.write_text("first\n")
+    old.chmod(0o440)
+    assert guard("keep", "run1", "10", str(old), str(new)).returncode == 0
+    old.chmod(0o644)
+    old.write_text("second\n")
+    new.write_text("new\n")
+    assert guard("keep", "run1", "10", str(old), str(new)).returncode == 0
+    old.write_text("third\n")
+    assert guard("rollback").returncode == 0
+    assert (old.read_text(), old.stat().st_mode & 0o777, new.exists()) == ("first\n", 0o440, False)
+    assert guard("state", "run1").stdout.splitlines() == ["rolled back", str(old), str(new)]
+    assert guard("confirm", "run1").returncode == 3, "too late"
+    again = guard("keep", "run1", "10", str(old))
+    assert again.returncode == 1 and str(old) in again.stderr, "a run that was put back changes no more"
+    assert not (tmp_path / "var/lib/groundwork/unconfirmed").exists()
+
+
+def test_only_the_run_that_changed_it_confirms_a_change(guard, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old\n")
+    assert guard("keep", "run1", "10", str(path)).returncode == 0
+    path.write_text("new\n")
+    assert "another run" in guard("keep", "run2", "10", str(path)).stderr
+    assert guard("confirm", "run2").returncode == 3
+    assert guard("confirm", "run1").returncode == 0
+    assert guard("rollback").returncode == 0
+    assert path.read_text() == "new\n"
+    assert "systemctl stop groundwork-unconfirmed.timer" in (tmp_path / "called").read_text()
+
+
+def test_nothing_is_changed_where_no_timer_can_be_had(guard, tmp_path):
+    (tmp_path / "tools" / "systemd-run").write_text("#!/bin/sh\nexit 1\n")
+    assert guard("keep", "run1", "10", str(tmp_path / "file")).returncode != 0
