@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager
 from typing import Iterator
 from unittest.mock import patch
@@ -198,8 +199,15 @@ def _client(stack: Lab) -> Iterator[list]:
         seen += json.loads(process.communicate(timeout=60)[0])
 
 
+def _restart(stack: Lab) -> list[int]:
+    """When the application last stopped and was up again, in seconds since the epoch."""
+    said = stack.ssh(HOST, "systemctl show app --timestamp=unix -p ActiveExitTimestamp,ActiveEnterTimestamp").stdout
+    found = dict(line.split("=@") for line in said.split())
+    return [int(found[name]) for name in ("ActiveExitTimestamp", "ActiveEnterTimestamp")]
+
+
 def test_all_secrets_change_in_one_run_and_no_database_restarts(stack):
-    """The client is refused only while the application itself restarts."""
+    """A client has errors only until the application has restarted with its new passwords."""
     before = _processes(stack)
     with _client(stack) as seen, _secrets(SECOND):
         time.sleep(1)
@@ -208,13 +216,20 @@ def test_all_secrets_change_in_one_run_and_no_database_restarts(stack):
     assert set(_taken(FIRST).values()) == {False}
     _whole(stack, SECOND)
     assert len(seen) > 100
-    failed = [(when, said) for when, _, said in seen if said != 200]
+    failed = [(when + took, said) for when, took, said in seen if said != 200]
+    stopped, started = _restart(stack)
     span = max(failed)[0] - min(failed)[0] if failed else 0
     slowest = max(took for _, took, _ in seen)
-    print(f"{len(failed)} of {len(seen)} requests failed, within {span:.1f} s; the slowest took {slowest:.1f} s")
-    # No answer while the socket is gone; never an answer that a password is wrong.
-    assert {said for _, said in failed} <= {"FileNotFoundError", "ConnectionRefusedError", "ConnectionResetError"}
-    assert span < 10
+    kinds = dict(Counter(str(said) for _, said in failed))
+    print(
+        f"{len(failed)} of {len(seen)} requests failed {kinds}, within {span:.1f} s; the application's restart took "
+        f"{started - stopped} s; the slowest answer took {slowest:.1f} s"
+    )
+    # 503: a new connection with the old password. The others: nobody listens, which only the restart may cause.
+    refused = {"FileNotFoundError", "ConnectionRefusedError", "ConnectionResetError", "RemoteDisconnected"}
+    assert set(kinds) <= refused | {"503"}
+    assert all(stopped - 1 <= when for when, said in failed if said != 503)
+    assert all(when < started + 1 for when, took, said in seen if said != 200)
 
 
 def test_a_run_killed_between_database_and_application_is_made_whole_by_the_next(stack):
@@ -318,6 +333,13 @@ def test_what_redis_lets_the_application_do_changes_while_it_runs(stack):
         _role(stack, "redis")
     assert _redis("app", FOURTH, "KEYS nothing").startswith("NOPERM")
     assert _processes(stack) == before
+
+
+def test_no_password_of_then_or_now_is_anywhere_else(stack):
+    # The journal has what sudo is told: so it is told a pattern that does not find itself.
+    search = "find / -xdev -type f -newer /etc/machine-id -exec grep -alE '(fir|seco|thi|four)[a-z]+-[0-4] ' {} +"
+    found = stack.ssh(HOST, f"sudo {search}", check=False).stdout.split()
+    assert sorted(found) == ["/etc/app/environment", f"{KEPT}/mongodb-admin", f"{KEPT}/redis-admin"]
 
 
 def _key(directory, name: str) -> str:
