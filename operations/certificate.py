@@ -183,11 +183,13 @@ def _astray(domains: list[str], webroot: str) -> list[str]:
 
 
 # An address of the host's own loopback (a line in /etc/hosts) says nothing of where others are led.
+# A wrong answer is asked for again: workers of before a reload may still be there.
 _KNOCK = """umask 022; mkdir -p {directory} && printf %s {token} >{directory}/{token} || exit 1
 for d in {domains}; do
 for a in $(getent ahosts "$d" | awk '{{print $1}}' | sort -u); do
 case $a in 127.*|::1) echo "$d|$a|loopback|"; continue;; *:*) to="[$a]";; *) to=$a;; esac
-answer=$(curl -sLk --noproxy '*' -m 10 --resolve "$d:80:$to" -w '|%{{http_code}}' "http://$d/.well-known/acme-challenge/{token}" 2>/dev/null | tail -n 1)
+for n in 1 2 3 4 5; do answer=$(curl -sLk --noproxy '*' -m 10 --resolve "$d:80:$to" -w '|%{{http_code}}' "http://$d/.well-known/acme-challenge/{token}" 2>/dev/null | tail -n 1)
+case $answer in "{token}|200"|*"|000") break;; esac; sleep 0.3; done
 case $answer in "{token}|200") echo "$d|$a|here|";; *"|000") echo "$d|$a|silent|";; *) echo "$d|$a|other|${{answer##*|}}";; esac
 done; done"""
 

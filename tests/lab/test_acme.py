@@ -243,14 +243,24 @@ class Client(threading.Thread):
                 connection = Connection(WEB)
 
 
+def answered(clients: list[Client], more: int) -> None:
+    """Wait until each client has that many answers more."""
+    wanted = [len(client.statuses) + more for client in clients]
+    end = time.monotonic() + 60
+    while any(len(client.statuses) < count for client, count in zip(clients, wanted)):
+        assert time.monotonic() < end, [(len(client.statuses), client.failures[:3]) for client in clients]
+        time.sleep(0.05)
+
+
 def test_no_request_is_lost_while_the_timers_unit_renews(web):
     before = web.served().serial_number
     clients = [Client(keep) for keep in (True, True, False, False)]
     for client in clients:
         client.start()
     try:
+        answered(clients, 10)
         web.renew()
-        time.sleep(1)  # some requests after it, too
+        answered(clients, 10)
     finally:
         for client in clients:
             client.enough.set()
@@ -258,7 +268,6 @@ def test_no_request_is_lost_while_the_timers_unit_renews(web):
             client.join(30)
     assert [client.failures for client in clients] == [[]] * 4
     assert [set(client.statuses) for client in clients] == [{200}] * 4
-    assert min(len(client.statuses) for client in clients) > 50
     assert max(client.reopened for client in clients) <= 1
     assert web.served().serial_number != before
     web.trusted(SHOP)
@@ -268,26 +277,27 @@ def test_no_request_is_lost_while_the_timers_unit_renews(web):
 # Domains
 
 
-def test_a_domain_that_does_not_lead_here_is_refused_and_nobody_is_asked(web, authority):
+def test_domains_that_do_not_lead_here_are_refused_and_nobody_is_asked(web, authority):
     before, asked = web.served(), authority.asked()
-    web.declare(SHOP, NEWS)
-    for address, said in (
-        (None, f"{NEWS} does not resolve"),
-        (CA, f"{NEWS} leads to {CA} (another answers there, with 404)"),
-        (ELSEWHERE, f"{NEWS} leads to {ELSEWHERE} (nobody answers there on port 80)"),
+    web.declare(SHOP, NEWS, "far.acme.test", "none.acme.test")
+    authority.names(news=CA, far=ELSEWHERE)
+    refused = web.lab.deploy(check=False)
+    assert refused.returncode == 1
+    for said in (
+        f"{NEWS} leads to {CA} (another answers there, with 200)",
+        f"far.acme.test leads to {ELSEWHERE} (nobody answers there on port 80)",
+        "none.acme.test does not resolve",
+        f"it must lead to web1, port 80, here or by an address that is passed on to {WEB}",
+        "the certificate that nginx serves was not touched",
     ):
-        authority.names(news=None)
-        authority.names(news=address)
-        refused = web.lab.deploy(check=False)
-        assert refused.returncode == 1
-        assert said in refused.stderr and f"it must lead to web1, port 80, here or by an address that is passed on to {WEB}" in refused.stderr
-        assert "was not touched" in refused.stderr and "Traceback" not in refused.stderr
-        assert f"{SHOP} leads" not in refused.stderr
+        assert said in refused.stderr, refused.stderr
+    assert f"{SHOP} leads" not in refused.stderr and "Traceback" not in refused.stderr
     assert authority.asked() == asked
     assert web.served() == before
 
 
 def test_a_domain_that_is_added_comes_into_the_certificate(web, authority):
+    web.declare(SHOP, NEWS)
     authority.names(news=None)
     authority.names(news=WEB)
     asked = authority.asked()
@@ -330,10 +340,10 @@ def test_certificates_are_exchanged_and_back(web, authority, monkeypatch):
         assert web.lab.changes() == []
         kept = web.ssh(f"sudo openssl x509 -in {LIVE}/cert.pem -noout -serial").split("=")[1]
         assert int(kept, 16) == ours.serial_number
-        web.declare(SHOP, NEWS)
-        web.lab.deploy()
-        assert web.served() == ours
-        assert web.lab.changes() == []
+    web.declare(SHOP, NEWS)
+    web.lab.deploy()
+    assert web.served() == ours
+    assert web.lab.changes() == []
     assert authority.asked() == asked, "what was there is good, and nobody was asked"
     web.renew()
     assert web.served() != ours, "it is renewed again"
@@ -373,15 +383,14 @@ def test_a_run_killed_while_the_authority_is_asked_is_made_good(web, certbot_too
     web.lab.deploy()
     web.trusted(SHOP, NEWS)
     assert web.ssh("sudo ls /etc/letsencrypt/renewal") == "groundwork.conf\n"
-    assert web.lab.changes() == []
 
 
 def test_one_that_is_at_its_end_is_fetched_anew(web):
-    """The timer did not run for months, say: here, what is on disk ends within the hour."""
+    """The timer did not run for months, say: here, what is on disk ends within a day."""
     before = web.served().serial_number
     web.ssh(
         f"sudo sh -c 'cd {LIVE} && openssl req -x509 -key privkey.pem -subj / -addext subjectAltName=DNS:{SHOP},DNS:{NEWS}"
-        " -days 0 -out /root/old.pem && cat /root/old.pem >fullchain.pem && cat /root/old.pem >cert.pem'"
+        " -days 1 -out /root/old.pem && cat /root/old.pem >fullchain.pem && cat /root/old.pem >cert.pem'"
     )
     web.lab.deploy()
     assert web.served().serial_number != before

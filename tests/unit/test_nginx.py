@@ -23,6 +23,7 @@ from operations.files import _write_command
 from tasks import nginx
 from tasks.nginx import Settings
 from tests.unit.conftest import SYSTEMS, machine, make_topology
+from tests.unit.pyinfra_fake import inventory, run
 
 _TOKEN = re.compile(r"""\s*(?:#[^\n]*|("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[{};]|(?:[^\s;{}"'\\]|\\.)+(?:\([^)]*\)\S*(?<!;))?))""")
 
@@ -371,3 +372,21 @@ def test_the_fact_reads_what_certbot_keeps(tmp_path, monkeypatch):
     assert facts.Certificate().process(shown.stdout.splitlines()).names == {"shop.example.org"}
     (live / "privkey.pem").unlink()
     assert not ask().whole and not ask().installed
+
+
+@pytest.mark.parametrize("codename", ["jammy", "trixie"])
+def test_asked_first_it_names_the_authority(tmp_path, codename):
+    path = inventory(tmp_path, ["nginx"], codename, **ACME, nginx_frontend="examples/frontend")
+    done = run(path, "deploy.py", "--dry")
+    assert done.returncode == 0, done.stderr
+    said = "certificate for shop.example.org: asking https://acme-v02.api.letsencrypt.org/directory (there was none)"
+    assert said in done.stderr
+    assert f"{nginx.HOOK}: new" in done.stderr and "self-signed for shop.example.org" in done.stderr
+
+
+def test_what_is_refused_is_refused_before_a_host_is_touched(tmp_path):
+    path = inventory(tmp_path, ["nginx"], **{**ACME, "nginx_acme_terms_agreed": False}, nginx_frontend="examples/frontend")
+    done = run(path, "-y", "deploy.py")
+    assert done.returncode == 1
+    assert "nginx_acme_terms_agreed is not True" in done.stderr and "nothing was changed" in done.stderr
+    assert "Starting operation" not in done.stderr and "Traceback" not in done.stderr
