@@ -20,7 +20,7 @@ from typing import Any
 
 import gevent
 from gevent.lock import Semaphore
-from gevent.subprocess import PIPE, Popen
+from gevent.subprocess import PIPE, Popen, TimeoutExpired
 from paramiko import SSHException
 from pyinfra import host, state
 from pyinfra.api import BaseStateCallback, StringCommand, operation
@@ -38,9 +38,11 @@ from groundwork.templates import ROOT
 LEFT_SECONDS = 900
 """How long what a dead run left may go on before it is waited for no more; files/lock/hold has it too."""
 
-SSHD_MINUTES = 4
-"""When sshd gives up a connection that is silent: ClientAliveInterval 60, ClientAliveCountMax 3 (it asks
-three times, and waits once more)."""
+ALIVE_SECONDS = 20
+"""How often the host is told that the run lives."""
+SILENT_MINUTES = 3
+"""After which the host counts a run as dead that says nothing (files/lock/hold has it too). A cut of the network
+alone sshd was seen not to notice in eight minutes, with ClientAliveInterval 60 and ClientAliveCountMax 3."""
 
 _once = Semaphore()
 _wanted: dict[str, Any] = {}
@@ -169,7 +171,7 @@ def _message(item, answer: Holder | str) -> str:
     return (
         f"{item.name} is locked by another run: {answer}. Nothing was changed. Wait until it has ended, or add "
         f"--data lock_wait=600 to wait for it. Should that run be dead (its machine switched off, its network cut), "
-        f"sshd notices within {SSHD_MINUTES} minutes and the lock is free; {free} frees it at once"
+        f"the host notices within {SILENT_MINUTES} minutes and the lock is free; {free} frees it at once"
     )
 
 
@@ -264,7 +266,11 @@ class _Ends(BaseStateCallback):
 
 def _watch(item, line: _Line) -> None:
     """Say why, and end the run on this host, when the lock is lost."""
-    line.wait()
+    while not line.has_ended(ALIVE_SECONDS):
+        try:
+            line.send("alive")
+        except (SSHException, OSError, EOFError):
+            break
     if _held.pop(item.name, None) is not line:
         return
     if item.name in _Ends.busy or item in state.active_hosts:
@@ -298,8 +304,9 @@ class _Line:
                 break
         return lines
 
-    def wait(self) -> None:
-        self.channel.recv_exit_status()
+    def has_ended(self, seconds: float) -> bool:
+        """Wait for its end, for so long."""
+        return self.channel.status_event.wait(seconds)
 
     @property
     def is_dead(self) -> bool:
@@ -310,7 +317,7 @@ class _Line:
         try:
             self.send("done")
             self.channel.shutdown_write()
-            self.wait()
+            self.has_ended(10)
         except (SSHException, OSError, EOFError):
             pass  # it is gone, and with it the lock
 
@@ -329,13 +336,17 @@ class _LocalLine(_Line):
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
 
-    def wait(self) -> None:
-        self.process.wait()
+    def has_ended(self, seconds: float) -> bool:
+        try:
+            self.process.wait(seconds)
+        except TimeoutExpired:
+            return False
+        return True
 
     def close(self) -> None:
         self.send("done")
         self.process.stdin.close()
-        self.wait()
+        self.has_ended(10)
 
     is_dead = False
 
@@ -349,7 +360,7 @@ def _open(item, script: str, line: str) -> _Line:
     arguments, _ = pop_global_arguments(state, item, {})
     arguments = {key: value for key, value in arguments.items() if key in CONNECTOR_ARGUMENT_KEYS}
     extract_control_arguments(arguments)
-    script = StringCommand("sh", "-c", shlex.quote(script), "hold", "local" if is_local else "ssh")
+    script = StringCommand("bash", "-c", shlex.quote(script), "hold", "local" if is_local else "ssh")
     command = make_unix_command_for_host(state, item, script, **arguments).get_raw_value()
     opened = (_LocalLine if is_local else _Line)(item, command)
     opened.send(line)

@@ -34,6 +34,7 @@ _host = lab_host(
 )
 mongodb = [_host]
 redis = [_host]
+chromadb = [_host]
 app = [_host]
 nginx = [_host]
 """
