@@ -91,6 +91,9 @@ def _run_lock():
 
 # Taking it
 
+# Whether the process is still the one that has the lock, its file says.
+_TELL = '[ "$(readlink /proc/{process}/fd/9)" = /run/groundwork/run.lock ] && kill -USR1 {process}'
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -155,7 +158,7 @@ def _waiting_for(answer: Holder | str) -> str:
     if isinstance(answer, str):
         return answer
     if answer.is_dead:
-        return f"what an interrupted run left at work on the host ({answer.left or 'its lock'}): {answer}"
+        return f"what an interrupted run left at work on the host: {answer.left or 'its lock'} (the run: {answer})"
     return f"another run: {answer}"
 
 
@@ -165,8 +168,8 @@ def _message(item, answer: Holder | str) -> str:
     free = f"`sudo kill {answer.process}` on {item.name}"
     if answer.is_dead:
         return (
-            f"{item.name} is still at work for a run that died: {answer.left} (of {answer}). Nothing was changed. "
-            f"See what it is waiting for; {free} gives the lock free"
+            f"{item.name} is still at work for a run that died: {answer.left or 'its lock'} (the run: {answer}). "
+            f"Nothing was changed. See what that process waits for; {free} gives the lock free"
         )
     return (
         f"{item.name} is locked by another run: {answer}. Nothing was changed. Wait until it has ended, or add "
@@ -191,7 +194,7 @@ def _take(item) -> Holder | str | None:
         found = _holder(answer[1:])
         if found.is_dead and not found.left and found.process.isdigit():
             # Its connection is not known to be dead yet: the holder is told.
-            _open(item, f"kill -USR1 {found.process} 2>/dev/null || true", "").read()
+            _open(item, _TELL.format(process=found.process), "").read()
         return found
     except (SSHException, OSError, EOFError) as error:
         return f"{type(error).__name__}: {error}"
@@ -201,8 +204,8 @@ def _holder(lines: list[str]) -> Holder:
     """The lock file, which may be just being written."""
     run, since, process, left = [*lines, "", "", "", ""][:4]
     try:
-        return Holder(json.loads(run), since, process, left)
-    except ValueError:
+        return Holder(dict(json.loads(run)), since, process, left)
+    except (ValueError, TypeError):
         return Holder({}, "just now", process or "?", "")
 
 
@@ -273,13 +276,13 @@ def _watch(item, line: _Line) -> None:
             break
     if _held.pop(item.name, None) is not line:
         return
-    if item.name in _Ends.busy or item in state.active_hosts:
-        lost = "the connection was lost (the host went down, or does not answer)" if line.is_dead else "its lock was taken away"
-        item.log(
-            f"{item.name}: {lost}. This run is over here; what it had begun is finished by the next one. Run it again "
-            "as soon as the host answers."
-        )
-        line.hang_up()
+    gevent.sleep(0 if line.is_dead else 1)  # a host that goes down ends its processes first
+    lost = "the connection was lost (the host went down, or does not answer)" if line.is_dead else "its lock was taken away"
+    item.log(
+        f"  {item.name}: {lost}. This run is over here; what it had begun is finished by the next one. Run it again "
+        "as soon as the host answers."
+    )
+    line.hang_up()
 
 
 class _Line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 from groundwork import context
 from operations import lock
 from operations.lock import Holder
+from tests.unit import pyinfra_fake
 from tests.unit.conftest import make_topology
 
 ANNA = {"who": "anna@laptop", "what": "inventories/prod.py deploy.py", "process": 4711, "kernel": "another"}
@@ -97,3 +99,11 @@ def test_a_run_is_dead_only_where_that_is_certain(run, dead):
 
 def test_a_lock_file_that_is_just_being_written_is_a_lock():
     assert "somebody" in str(lock._holder([])) and not lock._holder([]).is_dead
+
+
+@pytest.mark.parametrize("what", ["deploy.py", "tasks.redis.redis"])
+def test_it_comes_first_and_once(tmp_path, what):
+    path = pyinfra_fake.inventory(tmp_path, ["redis"])
+    plan = json.loads(pyinfra_fake.run(path, what, "--dry", "--json").stdout)["plan"]
+    names = [item["name"].split(" | ")[-1] for item in plan]
+    assert names.index("One run at a time") == 0 and names.count("One run at a time") == 1
