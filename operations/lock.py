@@ -260,6 +260,10 @@ class _Ends(BaseStateCallback):
     @staticmethod
     def operation_host_error(state, host, op_hash, *retries):
         _Ends.busy.discard(host.name)
+        line = _held.get(host.name)
+        # A host that goes down ends the command first; pyinfra is about to end the run.
+        if line is not None and (line.is_dead or line.has_ended(0.5)):
+            _lost(host, line)
 
     @staticmethod
     def host_disconnect(state, host):
@@ -268,12 +272,17 @@ class _Ends(BaseStateCallback):
 
 
 def _watch(item, line: _Line) -> None:
-    """Say why, and end the run on this host, when the lock is lost."""
+    """Tell the host that the run lives, as long as it holds the lock."""
     while not line.has_ended(ALIVE_SECONDS):
         try:
             line.send("alive")
         except (SSHException, OSError, EOFError):
             break
+    _lost(item, line)
+
+
+def _lost(item, line: _Line) -> None:
+    """Say why the lock is lost, and end the run on this host."""
     if _held.pop(item.name, None) is not line:
         return
     gevent.sleep(0 if line.is_dead else 1)  # a host that goes down ends its processes first
