@@ -101,7 +101,7 @@ def _user(user: User, now: Account | None):
     name, groups = shlex.quote(user.name), ",".join(user.groups)
     home = shlex.quote(user.home)
     # Somebody who comes back finds the home that was kept, which is root's by now.
-    own = f"mkdir -p {home} && cp -rnT /etc/skel {home} && chown -hR {name}: {home} && chmod 755 {home}"
+    own = f"{{ [ -d {home} ] || cp -rT /etc/skel {home}; }} && chown -hR {name}: {home} && chmod 755 {home}"
     if now is None:
         report(f"user {user.name}: new")
         kind = "--system --no-create-home" if user.system else "--create-home"

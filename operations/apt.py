@@ -51,9 +51,9 @@ _GUARDED = (
     f"chmod 755 {GUARD}; "
 )
 
-# dpkg alone can't where what a package needs was not yet unpacked, or not yet fetched; apt can then.
+# dpkg alone can't where a package was cut off while it was unpacked, or what it needs was not unpacked yet.
 _REPAIR = (
-    "DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold 2>/dev/null || "
+    "DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold 2>/dev/null || true; "
     f"{_APT} --fix-broken --allow-change-held-packages install"
 )
 

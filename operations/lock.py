@@ -20,7 +20,7 @@ from typing import Any
 
 import gevent
 from gevent.lock import Semaphore
-from gevent.subprocess import PIPE, Popen
+from gevent.subprocess import PIPE, Popen, TimeoutExpired
 from paramiko import SSHException
 from pyinfra import host, state
 from pyinfra.api import BaseStateCallback, StringCommand, operation
@@ -38,9 +38,11 @@ from groundwork.templates import ROOT
 LEFT_SECONDS = 900
 """How long what a dead run left may go on before it is waited for no more; files/lock/hold has it too."""
 
-SSHD_MINUTES = 4
-"""When sshd gives up a connection that is silent: ClientAliveInterval 60, ClientAliveCountMax 3 (it asks
-three times, and waits once more)."""
+ALIVE_SECONDS = 20
+"""How often the host is told that the run lives."""
+SILENT_MINUTES = 3
+"""After which the host counts a run as dead that says nothing (files/lock/hold has it too). A cut of the network
+alone sshd was seen not to notice in eight minutes, with ClientAliveInterval 60 and ClientAliveCountMax 3."""
 
 _once = Semaphore()
 _wanted: dict[str, Any] = {}
@@ -88,6 +90,9 @@ def _run_lock():
 
 
 # Taking it
+
+# Whether the process is still the one that has the lock, its file says.
+_TELL = '[ "$(readlink /proc/{process}/fd/9)" = /run/groundwork/run.lock ] && kill -USR1 {process}'
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,7 @@ def _waiting_for(answer: Holder | str) -> str:
     if isinstance(answer, str):
         return answer
     if answer.is_dead:
-        return f"what an interrupted run left at work on the host ({answer.left or 'its lock'}): {answer}"
+        return f"what an interrupted run left at work on the host: {answer.left or 'its lock'} (the run: {answer})"
     return f"another run: {answer}"
 
 
@@ -163,13 +168,13 @@ def _message(item, answer: Holder | str) -> str:
     free = f"`sudo kill {answer.process}` on {item.name}"
     if answer.is_dead:
         return (
-            f"{item.name} is still at work for a run that died: {answer.left} (of {answer}). Nothing was changed. "
-            f"See what it is waiting for; {free} gives the lock free"
+            f"{item.name} is still at work for a run that died: {answer.left or 'its lock'} (the run: {answer}). "
+            f"Nothing was changed. See what that process waits for; {free} gives the lock free"
         )
     return (
         f"{item.name} is locked by another run: {answer}. Nothing was changed. Wait until it has ended, or add "
         f"--data lock_wait=600 to wait for it. Should that run be dead (its machine switched off, its network cut), "
-        f"sshd notices within {SSHD_MINUTES} minutes and the lock is free; {free} frees it at once"
+        f"the host notices within {SILENT_MINUTES} minutes and the lock is free; {free} frees it at once"
     )
 
 
@@ -189,7 +194,7 @@ def _take(item) -> Holder | str | None:
         found = _holder(answer[1:])
         if found.is_dead and not found.left and found.process.isdigit():
             # Its connection is not known to be dead yet: the holder is told.
-            _open(item, f"kill -USR1 {found.process} 2>/dev/null || true", "").read()
+            _open(item, _TELL.format(process=found.process), "").read()
         return found
     except (SSHException, OSError, EOFError) as error:
         return f"{type(error).__name__}: {error}"
@@ -199,8 +204,8 @@ def _holder(lines: list[str]) -> Holder:
     """The lock file, which may be just being written."""
     run, since, process, left = [*lines, "", "", "", ""][:4]
     try:
-        return Holder(json.loads(run), since, process, left)
-    except ValueError:
+        return Holder(dict(json.loads(run)), since, process, left)
+    except (ValueError, TypeError):
         return Holder({}, "just now", process or "?", "")
 
 
@@ -255,6 +260,10 @@ class _Ends(BaseStateCallback):
     @staticmethod
     def operation_host_error(state, host, op_hash, *retries):
         _Ends.busy.discard(host.name)
+        line = _held.get(host.name)
+        # A host that goes down ends the command first; pyinfra is about to end the run.
+        if line is not None and (line.is_dead or line.has_ended(0.5)):
+            _lost(host, line)
 
     @staticmethod
     def host_disconnect(state, host):
@@ -263,17 +272,26 @@ class _Ends(BaseStateCallback):
 
 
 def _watch(item, line: _Line) -> None:
-    """Say why, and end the run on this host, when the lock is lost."""
-    line.wait()
+    """Tell the host that the run lives, as long as it holds the lock."""
+    while not line.has_ended(ALIVE_SECONDS):
+        try:
+            line.send("alive")
+        except (SSHException, OSError, EOFError):
+            break
+    _lost(item, line)
+
+
+def _lost(item, line: _Line) -> None:
+    """Say why the lock is lost, and end the run on this host."""
     if _held.pop(item.name, None) is not line:
         return
-    if item.name in _Ends.busy or item in state.active_hosts:
-        lost = "the connection was lost (the host went down, or does not answer)" if line.is_dead else "its lock was taken away"
-        item.log(
-            f"{item.name}: {lost}. This run is over here; what it had begun is finished by the next one. Run it again "
-            "as soon as the host answers."
-        )
-        line.hang_up()
+    gevent.sleep(0 if line.is_dead else 1)  # a host that goes down ends its processes first
+    lost = "the connection was lost (the host went down, or does not answer)" if line.is_dead else "its lock was taken away"
+    item.log(
+        f"  {item.name}: {lost}. This run is over here; what it had begun is finished by the next one. Run it again "
+        "as soon as the host answers."
+    )
+    line.hang_up()
 
 
 class _Line:
@@ -298,8 +316,9 @@ class _Line:
                 break
         return lines
 
-    def wait(self) -> None:
-        self.channel.recv_exit_status()
+    def has_ended(self, seconds: float) -> bool:
+        """Wait for its end, for so long."""
+        return self.channel.status_event.wait(seconds)
 
     @property
     def is_dead(self) -> bool:
@@ -310,7 +329,7 @@ class _Line:
         try:
             self.send("done")
             self.channel.shutdown_write()
-            self.wait()
+            self.has_ended(10)
         except (SSHException, OSError, EOFError):
             pass  # it is gone, and with it the lock
 
@@ -329,13 +348,17 @@ class _LocalLine(_Line):
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
 
-    def wait(self) -> None:
-        self.process.wait()
+    def has_ended(self, seconds: float) -> bool:
+        try:
+            self.process.wait(seconds)
+        except TimeoutExpired:
+            return False
+        return True
 
     def close(self) -> None:
         self.send("done")
         self.process.stdin.close()
-        self.wait()
+        self.has_ended(10)
 
     is_dead = False
 
@@ -349,7 +372,7 @@ def _open(item, script: str, line: str) -> _Line:
     arguments, _ = pop_global_arguments(state, item, {})
     arguments = {key: value for key, value in arguments.items() if key in CONNECTOR_ARGUMENT_KEYS}
     extract_control_arguments(arguments)
-    script = StringCommand("sh", "-c", shlex.quote(script), "hold", "local" if is_local else "ssh")
+    script = StringCommand("bash", "-c", shlex.quote(script), "hold", "local" if is_local else "ssh")
     command = make_unix_command_for_host(state, item, script, **arguments).get_raw_value()
     opened = (_LocalLine if is_local else _Line)(item, command)
     opened.send(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 from groundwork import context
 from operations import lock
 from operations.lock import Holder
+from tests.unit import pyinfra_fake
 from tests.unit.conftest import make_topology
 
 ANNA = {"who": "anna@laptop", "what": "inventories/prod.py deploy.py", "process": 4711, "kernel": "another"}
@@ -97,3 +99,36 @@ def test_a_run_is_dead_only_where_that_is_certain(run, dead):
 
 def test_a_lock_file_that_is_just_being_written_is_a_lock():
     assert "somebody" in str(lock._holder([])) and not lock._holder([]).is_dead
+
+
+@pytest.mark.parametrize("what", ["deploy.py", "tasks.redis.redis"])
+def test_it_comes_first_and_once(tmp_path, what):
+    path = pyinfra_fake.inventory(tmp_path, ["redis"])
+    plan = json.loads(pyinfra_fake.run(path, what, "--dry", "--json").stdout)["plan"]
+    names = [item["name"].split(" | ")[-1] for item in plan]
+    assert names.index("One run at a time") == 0 and names.count("One run at a time") == 1
+
+
+class Line:
+    """A held lock that has ended."""
+
+    has_hung_up = False
+
+    def __init__(self, is_dead: bool):
+        self.is_dead = is_dead
+
+    def has_ended(self, seconds: float) -> bool:
+        return True
+
+    def hang_up(self) -> None:
+        self.has_hung_up = True
+
+
+@pytest.mark.parametrize("is_dead, why", [(True, "the connection was lost"), (False, "its lock was taken away")])
+def test_a_lost_lock_ends_the_run_and_is_told_once(monkeypatch, is_dead, why):
+    said, line = [], Line(is_dead)
+    monkeypatch.setitem(lock._held, "one", line)
+    host = Item(name="one", log=said.append)
+    lock._Ends.operation_host_error(None, host, "hash", 0, 0)
+    lock._watch(host, line)
+    assert len(said) == 1 and why in said[0] and "Run it again" in said[0] and line.has_hung_up
