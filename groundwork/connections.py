@@ -176,12 +176,13 @@ class StrictPolicy(paramiko.MissingHostKeyPolicy):
 
 
 class SSHConfig(config.SSHConfig):
-    """Knows `ProxyJump none`, by which a jump host is left out of a `Host *`."""
+    """Knows `ProxyJump none`; and that a jump host, which a `Host *` covers too, needs none to itself."""
 
     def lookup(self, hostname):
         found = super().lookup(hostname)
-        if found.get("proxyjump", "").lower() == "none":
-            del found["proxyjump"]
+        hops = [hop.rsplit("@", 1)[-1].rsplit(":", 1)[0] for hop in found.get("proxyjump", "none").split(",")]
+        if hops[0].lower() == "none" or hostname in hops:
+            found.pop("proxyjump", None)
         return found
 
 

@@ -42,9 +42,6 @@ base = [_host]
 """
 
 SSH_CONFIG = """
-Host *
-  ProxyJump jump1
-
 Host jump1
   HostName 10.87.0.86
   User ubuntu
@@ -52,6 +49,9 @@ Host jump1
   IdentityFile {key}
   UserKnownHostsFile {known_hosts}
   StrictHostKeyChecking yes
+
+Host *
+  ProxyJump jump1
 """
 
 
