@@ -276,7 +276,8 @@ def set_up() -> None:
 def _stop(run: State) -> bool:
     """Called when more hosts have failed than --fail-percent allows."""
     if run.current_stage == StateStage.Connect:
-        raise Refusal(_unreached(sorted(host.name for host in run.failed_hosts), len(list(run.inventory))))
+        count = sum(run.is_host_in_limit(host) for host in run.inventory)
+        raise Refusal(_unreached(sorted(host.name for host in run.failed_hosts), count))
     return True
 
 

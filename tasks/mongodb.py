@@ -211,7 +211,7 @@ class Settings(RoleSettings):
             changes.append(f"it moves from port {there.port} to {self.port}")
         if "TLS" in there.options.get("mode", "").upper() or "SSL" in there.options.get("mode", "").upper():
             changes.append("it will not speak TLS any more")
-        text = f"MongoDB {there.version} has data in {there.path}. {'; '.join([*changes, kept])}"
+        text = f"MongoDB {there.version} has data in {there.path}: {'; '.join([*changes, kept])}"
         yield asked(text) if changes else told(text)
 
     def _unfit(self, there: takeover.MongoDB, here: Here, runs: bool) -> Iterable[Met]:
