@@ -96,7 +96,7 @@ def _explain(error: BaseException, target: Target) -> str:
     if isinstance(error, socket.gaierror):
         name = target.setting("ssh_hostname", "HostName")
         return f"{name} = {target.address!r}: there is no host of that name (a typing error? DNS?)"
-    if isinstance(error, EOFError) or isinstance(error, paramiko.SSHException) and not isinstance(error, OSError):
+    if isinstance(error, (EOFError, paramiko.SSHException)) and not isinstance(error, OSError):
         return (
             f"{target.where} answers, but not as sshd does ({_said(error)}): is that sshd's port "
             f"({target.setting('ssh_port', 'Port')})? Does the host refuse new logins for a while (fail2ban, MaxStartups)?"
@@ -217,7 +217,7 @@ def _connect(connector: ssh.SSHConnector) -> None:
     """SSHConnector.connect, whose errors are for people."""
     try:
         _pyinfras_connect(connector)
-    except (ConnectError, PyinfraError) as error:
+    except PyinfraError as error:
         cause = error.__context__
         target = getattr(cause, "target", None)
         if target is None:
