@@ -196,6 +196,8 @@ class Settings(RoleSettings):
 
     def meets(self, found: Found, here: Here) -> Iterable[Met]:
         yield from self.taken_ports(found)
+        for path in found.sources.get("mongodb", []):
+            yield told(f"{path} is kept as {path}{BEFORE}: the source that the run declares takes its place")
         there = found.mongodb
         if not there.data:
             return
@@ -299,6 +301,7 @@ class Settings(RoleSettings):
 @role(Settings, "MongoDB")
 def mongodb(settings: Settings, here: Here) -> None:
     """Install from the vendor's repository, make the first administrator in private, then open up."""
+    before.sources(name="Sources that were here before", found=here.found, role="mongodb")
     repository(name="Repository", repository="mongodb-org", **settings.repository_for(here))
     apt.packages(
         name="Packages",
