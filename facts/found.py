@@ -50,6 +50,7 @@ sed -nE 's/^[[:space:]]*({_MONGOD}):[[:space:]]*/MO|\\1|/p' /etc/mongod.conf 2>/
 for p in $(pgrep -x mongod); do echo "MA|$(tr '\\0' ' ' </proc/$p/cmdline)"; done
 for d in /var/lib/mongodb $(sed -nE 's/^[[:space:]]*dbPath:[[:space:]]*//p' /etc/mongod.conf 2>/dev/null | tr -d '"'); do
   [ -e "$d/WiredTiger" ] && echo "MD|$d"; done
+grep -ls mongodb-org /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources | grep -v /mongodb-org.sources | sed 's/^/Q|mongodb|/'
 """
 
 _REDIS_SCRIPT = f"""
@@ -70,6 +71,7 @@ if [ -S /run/docker.sock ]; then
   i=$(docker ps -q); [ -z "$i" ] || docker inspect -f 'DC|{{.Name}}|{{.HostConfig.RestartPolicy.Name}}|{{range $p, $b := .NetworkSettings.Ports}}{{range $b}}{{.HostIp}}:{{.HostPort}} {{end}}{{end}}' $i
 fi
 grep -ohs '"[a-z0-9-]*"[[:space:]]*:' /etc/docker/daemon.json | sed 's/^"\\([^"]*\\)".*/DK|\\1/'
+grep -ls download.docker.com /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources | grep -v /docker.sources | sed 's/^/Q|docker|/'
 getent group docker | cut -d: -f4 | tr , '\\n' | sed -n 's/^./DU|&/p'
 """
 
@@ -121,6 +123,9 @@ def read(output: Iterable[str]) -> FoundData:
             found.rules_at_boot.append(rest)
         elif tag == "A":
             found.passwords.append(rest)
+        elif tag == "Q":
+            role, _, path = rest.partition("|")
+            found.sources.setdefault(role, []).append(path)
         elif tag == "X":
             found.sites.append(rest)
         elif tag[:1] == "M":

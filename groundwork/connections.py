@@ -96,7 +96,7 @@ def _explain(error: BaseException, target: Target) -> str:
     if isinstance(error, socket.gaierror):
         name = target.setting("ssh_hostname", "HostName")
         return f"{name} = {target.address!r}: there is no host of that name (a typing error? DNS?)"
-    if isinstance(error, EOFError) or isinstance(error, paramiko.SSHException) and not isinstance(error, OSError):
+    if isinstance(error, (EOFError, paramiko.SSHException)) and not isinstance(error, OSError):
         return (
             f"{target.where} answers, but not as sshd does ({_said(error)}): is that sshd's port "
             f"({target.setting('ssh_port', 'Port')})? Does the host refuse new logins for a while (fail2ban, MaxStartups)?"
@@ -176,12 +176,13 @@ class StrictPolicy(paramiko.MissingHostKeyPolicy):
 
 
 class SSHConfig(config.SSHConfig):
-    """Knows `ProxyJump none`, by which a jump host is left out of a `Host *`."""
+    """Knows `ProxyJump none`; and that a jump host, which a `Host *` covers too, needs none to itself."""
 
     def lookup(self, hostname):
         found = super().lookup(hostname)
-        if found.get("proxyjump", "").lower() == "none":
-            del found["proxyjump"]
+        hops = [hop.rsplit("@", 1)[-1].rsplit(":", 1)[0] for hop in found.get("proxyjump", "none").split(",")]
+        if hops[0].lower() == "none" or hostname in hops:
+            found.pop("proxyjump", None)
         return found
 
 
@@ -216,7 +217,7 @@ def _connect(connector: ssh.SSHConnector) -> None:
     """SSHConnector.connect, whose errors are for people."""
     try:
         _pyinfras_connect(connector)
-    except (ConnectError, PyinfraError) as error:
+    except PyinfraError as error:
         cause = error.__context__
         target = getattr(cause, "target", None)
         if target is None:
@@ -275,7 +276,8 @@ def set_up() -> None:
 def _stop(run: State) -> bool:
     """Called when more hosts have failed than --fail-percent allows."""
     if run.current_stage == StateStage.Connect:
-        raise Refusal(_unreached(sorted(host.name for host in run.failed_hosts), len(list(run.inventory))))
+        count = sum(run.is_host_in_limit(host) for host in run.inventory)
+        raise Refusal(_unreached(sorted(host.name for host in run.failed_hosts), count))
     return True
 
 

@@ -144,6 +144,8 @@ class Found:
     listeners: list[Listener] = field(default_factory=list)
     packages: set[str] = field(default_factory=set)
     """Installed, of those asked about."""
+    sources: dict[str, list[str]] = field(default_factory=dict)
+    """Role -> apt's files with a vendor's repository: apt refuses the same one with two keys."""
     ufw: list[str] | None = None
     """Rules of an active ufw, as its own commands; None where it is not active."""
     firewalld: bool = False

@@ -10,7 +10,7 @@ from pyinfra.api import StringCommand, operation
 from pyinfra.api.exceptions import PyinfraError
 
 from groundwork.context import current, secret_value
-from groundwork.takeover import Found
+from groundwork.takeover import BEFORE, Found
 from groundwork.templates import ROOT
 from operations.report import report
 
@@ -66,6 +66,20 @@ def mongodb_script(port: int, apply: bool = False) -> str:
     """
     wanted = {"port": port, "password": secret_value("mongodb/admin"), "apply": apply}
     return f"const wanted = {json.dumps(wanted)};\n{(ROOT / 'files/mongodb/takeover.js').read_text()}"
+
+
+@operation()
+def sources(found: Found | None, role: str):
+    """Put aside apt's sources of a vendor's repository that the role declares itself, with its key.
+
+    Args:
+        found: what was there; None where the role was before.
+        role: whose vendor.
+    """
+    for path in found.sources.get(role, []) if found is not None else []:
+        report(f"{path}: kept as {path}{BEFORE}")
+        quoted = shlex.quote(path)
+        yield f"[ ! -e {quoted} ] || mv -fT -- {quoted} {shlex.quote(path + BEFORE)}"
 
 
 @operation()

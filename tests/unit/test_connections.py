@@ -1,0 +1,131 @@
+"""Connections that fail, in words; and what of a password of sudo's reaches a host."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import subprocess
+
+import paramiko
+import pytest
+from paramiko.ssh_exception import NoValidConnectionsError
+
+from groundwork import connections
+from groundwork.connections import HostKeyError, Target, explain
+from tests.unit.pyinfra_fake import group_data, inventory, run
+
+TARGET = Target("10.0.0.5", 22, "ubuntu", "/keys/own")
+SAID = {
+    "refused": (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), ["nothing listens at 10.0.0.5 port 22", "ssh_port"]),
+    "one address refused": (
+        NoValidConnectionsError({("10.0.0.5", 22): ConnectionRefusedError(errno.ECONNREFUSED, "refused")}),
+        ["nothing listens at 10.0.0.5 port 22"],
+    ),
+    "silence": (TimeoutError("timed out"), ["no answer from 10.0.0.5 port 22", "ssh_hostname", "security group"]),
+    "no route": (OSError(errno.EHOSTUNREACH, "no route"), ["no way to 10.0.0.5 port 22"]),
+    "no name": (socket.gaierror(-2, "unknown"), ["ssh_hostname = '10.0.0.5'"]),
+    "key refused": (paramiko.AuthenticationException("no"), ["refuses user ubuntu with the key /keys/own", "ssh-copy-id -i /keys/own -p 22 ubuntu@10.0.0.5"]),
+    "no sshd": (paramiko.SSHException("Error reading SSH protocol banner"), ["not as sshd does (Error reading SSH protocol banner)"]),
+    "hung up": (EOFError(), ["not as sshd does (EOFError)"]),
+    "another error": (OSError(errno.EMFILE, "too many open files"), ["10.0.0.5 port 22: ", "too many open files"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_an_error_in_words(case):
+    error, words = SAID[case]
+    said = explain(error, TARGET)
+    assert all(word in said for word in words), said
+    assert "\n" not in said and not said.startswith("jump")
+
+
+def test_a_jump_host_is_named_with_its_own_words():
+    said = explain(paramiko.AuthenticationException("no"), Target("198.51.100.7", 2222, "me", jump=True))
+    assert said.startswith("jump host 198.51.100.7: ") and "IdentityFile in ssh_config_file" in said and "ssh_key" not in said
+
+
+@pytest.fixture
+def key(tmp_path):
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    return paramiko.Ed25519Key(filename=str(tmp_path / "key"))
+
+
+def test_a_changed_key_is_found_where_it_is_recorded(tmp_path, key):
+    known = tmp_path / "known"
+    known.write_text(f"# ours\nother.example {key.get_name()} {key.get_base64()}\n[10.0.0.5]:2222 {key.get_name()} {key.get_base64()}\n")
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", known], check=True, capture_output=True)  # hashed, as Debian's ssh does it
+    said = explain(HostKeyError(key, key), Target("10.0.0.5", 2222, known_hosts=str(known)))
+    assert f"{known}:3 has" in said and f"ssh-keygen -f {known} -R '[10.0.0.5]:2222'" in said and key.fingerprint in said
+
+
+def test_an_unknown_key_comes_with_the_commands(key):
+    said = explain(HostKeyError(key), Target("10.0.0.5", 2222, known_hosts="/known"))
+    assert "ssh-keyscan -p 2222 -t ed25519 10.0.0.5 >>/known" in said and key.fingerprint in said
+
+
+def test_how_many_can_be_gone_on_without():
+    assert "--fail-percent 34" in connections._unreached(["a"], 3)
+    assert "--fail-percent 25" in connections._unreached(["a"], 4)
+
+
+def test_a_jump_host_is_read_from_the_file(make_here, tmp_path):
+    path = tmp_path / "config"
+    path.write_text("Host *\n  ProxyJump me@jump:2222\nHost jump\n  HostName 198.51.100.7\n  ProxyJump none\nHost 10.0.0.9\n  ProxyJump none\n")
+    behind = make_here(["base"], ssh_config_file=str(path), ssh_hostname="10.0.0.5")
+    assert connections.jumps(behind) == ["198.51.100.7"]
+    settings = behind.settings(behind.topology.roles["base"])
+    assert "198.51.100.7" in settings.never_banned(behind)
+    assert connections.jumps(make_here(["base"], ssh_config_file=str(path), ssh_hostname="jump")) == []
+    # The first ProxyJump counts, as in OpenSSH.
+    path.write_text("Host 10.0.0.9\n  ProxyJump none\nHost *\n  ProxyJump jump\n")
+    assert connections.jumps(make_here(["base"], ssh_config_file=str(path), ssh_hostname="10.0.0.9")) == []
+
+
+SUDO = {
+    "sudo: a password is required": 'sudo asks ubuntu for a password: set sudo_password = Secret("sudo/NAME")',
+    "sudo: 3 incorrect password attempts": "sudo refuses the password of ubuntu",
+    "ubuntu is not in the sudoers file.": "ubuntu may not use sudo: as root, `usermod -aG sudo ubuntu`",
+    "sh: 1: sudo: not found": "there is no sudo: install it",
+}
+
+
+@pytest.mark.parametrize("said", SUDO)
+def test_no_sudo(tmp_path, said):
+    path = inventory(tmp_path, ["redis"], ssh_user="ubuntu", fake_responses={"os-release": {"success": False, "stderr": [said]}})
+    done = run(path, "deploy.py", "-y")
+    assert done.returncode == 1 and SUDO[said] in done.stderr, done.stderr
+    assert "nothing was changed" in done.stderr and "Traceback" not in done.stderr and "Starting operation" not in done.stderr
+
+
+MACHINE = {"distribution": "debian", "codename": "bookworm", "architecture": "amd64", "cores": "2", "memory": "4194304", "container": "none"}
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({"distribution": "fedora", "codename": ""}, "fedora  is not supported: ubuntu jammy, ubuntu noble, debian bookworm, debian trixie"),
+        ({"disk_free": "1048576"}, "1024 MiB free on /, 3072 are needed"),
+        ({"memory": "524288"}, "512 MiB of memory leave 58 MiB for redis, which needs 64"),
+    ],
+)
+def test_a_host_that_does_not_do(tmp_path, changed, words):
+    answer = [f"{name}={value}" for name, value in {**MACHINE, "disk_free": "20971520", **changed}.items()]
+    roles = ["redis", "mongodb", "chromadb"] if "memory" in changed else ["redis"]
+    done = run(inventory(tmp_path, roles, fake_responses={"os-release": answer}), "deploy.py", "-y")
+    assert done.returncode == 1 and "Starting operation" not in done.stderr and "Traceback" not in done.stderr
+    assert words in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("argument", ["--use-sudo-password", "--same-sudo-password"])
+def test_pyinfras_own_ways_with_a_password_are_refused(tmp_path, argument):
+    done = run(inventory(tmp_path, ["redis"]), "deploy.py", "-y", argument)
+    assert done.returncode == 1 and f"{argument} is refused" in done.stderr and "sudo_password" in done.stderr
+
+
+def test_a_password_in_the_inventory_is_refused_and_not_shown(tmp_path):
+    group_data(tmp_path, "all", '_sudo_password = "open-sesame"\n')
+    done = run(inventory(tmp_path, ["redis"]), "deploy.py", "-y")
+    assert done.returncode == 1 and "_sudo_password: is refused" in done.stderr and "open-sesame" not in done.stdout + done.stderr
+    group_data(tmp_path, "all", 'sudo_password = "open-sesame"\n')
+    done = run(inventory(tmp_path, ["redis"]), "deploy.py", "-y")
+    assert done.returncode == 1 and "sudo_password" in done.stderr and "open-sesame" not in done.stdout + done.stderr
