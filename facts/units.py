@@ -58,7 +58,9 @@ class Units(FactBase):
                 # A link counts itself (it may be flipped to what is older) and what it names.
                 "{{ find -P {1} -maxdepth 0 -type l -printf 'newest=%C@ %p\\n'; "
                 # Our drop-ins by their path too: systemd may not know of them yet.
-                "find -H {1} $fragment $dropins /etc/systemd/system/{0}.d -maxdepth 1 -printf 'newest=%C@ %p\\n'; }} 2>/dev/null "
+                # What generators write is as old as the last daemon-reload, and says nothing.
+                "find -H {1} $fragment $dropins /etc/systemd/system/{0}.d -maxdepth 1 -not -path '/run/systemd/generator*' "
+                "-printf 'newest=%C@ %p\\n'; }} 2>/dev/null "
                 "| sort -t= -k2 -n | tail -n 1".format(name, quoted)
             )
         return "; ".join(script) + "; true"

@@ -225,17 +225,32 @@ def _populate(host: Host, root: Path, upper: Path) -> None:
     write("var/lib/cloud/seed/nocloud/meta-data", json.dumps(about))
     write("var/lib/cloud/seed/nocloud/user-data", host.options.get("user_data") or "#cloud-config\n{}\n")
     if host.options.get("ssh_socket"):
-        _listen_by_systemd(root, upper / "etc/systemd/system")
+        _listen_by_systemd(root, upper)
 
 
-def _listen_by_systemd(root: Path, units: Path) -> None:
+# What Ubuntu's own does, near enough: where sshd's port is not 22, it tells the socket.
+SOCKET_GENERATOR = """\
+#!/bin/sh
+port=$(sed -n 's/^Port //p' /etc/ssh/sshd_config.d/*.conf /etc/ssh/sshd_config | head -n 1)
+[ "${port:-22}" = 22 ] && exit 0
+mkdir -p "$1/ssh.socket.d"
+printf '[Socket]\\nListenStream=\\nListenStream=%s\\n' "$port" >"$1/ssh.socket.d/addresses.conf"
+"""
+
+
+def _listen_by_systemd(root: Path, upper: Path) -> None:
     """As Ubuntu 24.04 has it: ssh.socket enabled (WantedBy=sockets.target, RequiredBy=ssh.service), ssh.service not."""
+    units = upper / "etc/systemd/system"
     for directory in ("sockets.target.wants", "ssh.service.requires", "multi-user.target.wants"):
-        _directory(root, units.parents[2], Path("etc/systemd/system") / directory)
+        _directory(root, upper, (units / directory).relative_to(upper))
     for link in (units / "sockets.target.wants/ssh.socket", units / "ssh.service.requires/ssh.socket"):
         link.symlink_to("/usr/lib/systemd/system/ssh.socket")
     for gone in (units / "multi-user.target.wants/ssh.service", units / "sshd.service"):
         os.mknod(gone, stat.S_IFCHR)  # how an overlay's upper layer says that a file of the lower is gone
+    generator = upper / "etc/systemd/system-generators/sshd-socket-generator"
+    _directory(root, upper, generator.parent.relative_to(upper))
+    generator.write_text(SOCKET_GENERATOR)
+    generator.chmod(0o755)
 
 
 def _directory(root: Path, upper: Path, path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import Iterable, Mapping
 
-from pyinfra import host
-from pyinfra.api import operation
+from pyinfra import host, state
+from pyinfra.api import StringCommand, operation
 
 from facts.packages import GUARD, UPGRADED, Apt, AptState
 from operations.report import report
@@ -29,8 +29,9 @@ for my $path ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt
     fcntl($file, F_GETLK, $lock) or last;
     my ($type, undef, undef, undef, $pid) = unpack("s s x4 q q i x4", $lock);
     last if $type == F_UNLCK;
-    if (time > $end) {{ print STDERR "apt is locked by process $pid for {LOCK_WAIT} s: $path\\n"; exit 1 }}
-    print STDERR "waiting for process $pid, which holds $path\\n" unless $said++;
+    open(my $name, "<", "/proc/$pid/comm"); chomp(my $who = $name && <$name> || "unknown");
+    if (time > $end) {{ print STDERR "apt is locked by process $pid ($who) for {LOCK_WAIT} s: $path\\n"; exit 1 }}
+    print STDERR "waiting for process $pid ($who), which holds $path\\n" unless $said++;
     sleep 1;
   }}
 }}'"""
@@ -82,6 +83,8 @@ def packages(
     now = host.get_fact(Apt, packages=sorted(wanted)) or AptState()
     missing = [name for name in wanted if _differs(now, name, wanted[name])]
     first = upgrade_once and not now.upgraded
+    if missing or first or now.broken:
+        yield from _unlocked()
     yield from _repaired(now)
     if missing or first:
         yield from _updated(now)
@@ -98,6 +101,14 @@ def packages(
     if held and (unheld := [name for name in wanted if name not in now.held or name in missing]):
         report(f"holding {', '.join(unheld)}")
         yield f"apt-mark hold {' '.join(unheld)} >/dev/null"
+
+
+def _unlocked():
+    """Wait for another apt where it is seen: what commands print is shown with -vvv only."""
+    if state.is_executing:
+        good, _ = host.run_shell_command(StringCommand(WAIT_FOR_LOCKS), print_output=True, _sudo=True)
+        if not good:
+            yield f"echo 'apt is locked by another program for {LOCK_WAIT} s: nothing was installed' >&2; exit 1"
 
 
 def _differs(now: AptState, name: str, version: str | None) -> bool:

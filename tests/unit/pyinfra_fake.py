@@ -24,7 +24,7 @@ architecture=amd64
 cores=2
 memory=4194304
 container=none
-disk_free=20971520"""
+disk_free=20971520{more}"""
 _host = ("@fake/one", {{
     "private_address": "10.0.0.5",
     "base_hostname": "one",
@@ -43,8 +43,9 @@ def inventory(directory: Path, groups: list[str], codename: str = "bookworm", **
     """Write an inventory with one fake host, and give its path."""
     path = directory / "try_out.py"
     lines = "\n".join(f"{group} = [_host]" for group in groups)
+    more = "\nssh_socket=yes\nbooting=yes" if codename == "noble" else ""
     path.write_text(
-        INVENTORY.format(distribution=SYSTEMS[codename], codename=codename, data=data, groups=lines)
+        INVENTORY.format(distribution=SYSTEMS[codename], codename=codename, data=data, groups=lines, more=more)
     )
     return path
 

@@ -8,14 +8,17 @@ import os
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
+from facts.units import Unit
 from groundwork.preflight import render_errors
 from groundwork.rows import File
 from groundwork.settings import HostSettings
 from groundwork.templates import render
 from groundwork.topology import SettingsError
+from operations import sshd, wait
 from operations.host import BEGIN, END, with_block
 from tasks.base import Settings, rules
 from tests.unit.conftest import SYSTEMS, machine, make_topology
@@ -108,6 +111,69 @@ def test_only_where_systemd_listens_for_sshd_its_socket_follows_the_port(make_he
         here.machine = machine("noble", ssh_socket=True)
     assert files(moved)[path].splitlines()[-3:] == ["ListenStream=", "ListenStream=2222", "BindIPv6Only=both"]
     assert path not in files(unmoved)
+
+
+CLOUD_INIT = """#!/bin/sh
+case "$*" in
+  *--wait*) sleep {seconds}; exit {code} ;;
+  *) echo "status: error"; echo; echo "('scripts_user', RuntimeError('failed'))"; exit {code} ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "seconds", "says"),
+    [
+        (0, 0, ["exit 0"]),
+        (2, 0, ["status: error", "('scripts_user', RuntimeError('failed'))", "exit 2"]),
+        (1, 0, ["status: error", "('scripts_user', RuntimeError('failed'))", "exit 1"]),
+        (0, 5, ["status: error", "('scripts_user', RuntimeError('failed'))", "exit 124"]),
+    ],
+)
+def test_cloud_init_is_waited_for_and_no_longer_than_said(tmp_path, code, seconds, says):
+    stub = tmp_path / "cloud-init"
+    stub.write_text(CLOUD_INIT.format(code=code, seconds=seconds))
+    stub.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-c", wait.cloud_init(1)], env=environment, capture_output=True, text=True, timeout=4)
+    assert done.stdout.splitlines() == says
+
+
+@pytest.mark.parametrize(
+    ("output", "refused"),
+    [(["exit 0"], False), (["a warning", "exit 2"], False), (["an error", "exit 1"], False), (["running", "exit 124"], True), ([], True)],
+)
+def test_only_a_cloud_init_that_does_not_end_stops_the_run(monkeypatch, output, refused):
+    said = []
+    answer = SimpleNamespace(run_shell_command=lambda *_, **__: (True, SimpleNamespace(stdout_lines=output)))
+    monkeypatch.setattr(wait, "host", answer)
+    monkeypatch.setattr(wait, "state", SimpleNamespace(is_executing=True))
+    monkeypatch.setattr(wait, "report", said.append)
+    commands = list(wait.first_boot._inner(booting=True))
+    assert bool(commands) == refused
+    if refused:
+        assert "still works after 600 s" in commands[0] and commands[0].endswith("exit 1")
+    assert any("an error" in line for line in said) == ("an error" in output)
+    assert list(wait.first_boot._inner(booting=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("service", "socket", "wanted"),
+    [
+        ({"newest": 2.0}, {"active": "inactive"}, ["systemctl reload ssh.service"]),
+        ({"newest": 2.0}, {}, ["systemctl restart ssh.service"]),
+        ({"newest": 2.0}, {"newest": 2.0}, ["systemctl daemon-reload; systemctl stop ssh.service; systemctl restart ssh.socket"]),
+        ({"active": "inactive"}, {"newest": 2.0}, ["systemctl daemon-reload; systemctl stop ssh.service; systemctl restart ssh.socket"]),
+        ({"active": "inactive", "newest": 2.0}, {}, []),
+        ({}, {}, []),
+        ({}, {"active": "inactive", "newest": 2.0}, []),
+    ],
+)
+def test_what_is_reloaded_and_what_restarted_follows_from_who_listens(monkeypatch, service, socket, wanted):
+    monkeypatch.setattr(sshd, "report", lambda message: None)
+    units = [Unit(**{"loaded": True, "active": "active", "started": 1.0, **unit}) for unit in (service, socket)]
+    commands = list(sshd._reload(*units, port=22))
+    assert [command[: len(start)] for command, start in zip(commands, wanted, strict=True)] == wanted
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,12 @@ def test_a_lab_host_is_a_pyinfra_host():
     assert data["nginx_port"] == 8080
 
 
+def test_what_is_particular_to_a_host_is_kept(inventory):
+    (host,) = read(inventory('a = [lab_host("a", N + ".11", user_data="#cloud-config", ssh_socket=True)]'))
+    assert host.options == {"user_data": "#cloud-config", "ssh_socket": True}
+    assert read(inventory('a = [lab_host("a", N + ".11")]'))[0].options == {}
+
+
 def test_hosts_are_found_once_in_lists_and_in_groups_with_data(inventory):
     hosts = read(inventory('_a = lab_host("a", N + ".11")\n_b = lab_host("b", N + ".12", suite="trixie")\n'
                            'web = [_a, "elsewhere.example"]\ndata = ([_a, _b], {"some_setting": 1})\nother = ["x"]'))  # fmt: skip

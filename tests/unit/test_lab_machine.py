@@ -57,6 +57,8 @@ def test_another_distributions_suite_needs_a_mirror(apt, monkeypatch):
     assert roots.archives("jammy") == ("http://ubuntu.example/ubuntu", "http://ubuntu.example/ubuntu")
     assert roots.archives("bookworm")[0] == "http://mirror.example/debian"
     assert "ubuntu-archive-keyring" in roots.sources("jammy")
+    assert "Components: main universe " in roots.sources("noble")
+    assert "Suites: noble-security\n" in roots.sources("noble")
 
 
 def test_only_the_archive_goes_through_the_cache(apt, monkeypatch):

@@ -19,6 +19,14 @@ def test_every_role_is_prepared(tmp_path, codename):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("codename", "listens"), [("noble", True), ("bookworm", False)])
+def test_where_systemd_listens_for_sshd_its_socket_is_told_the_port(tmp_path, codename, listens):
+    path = inventory(tmp_path, ["base"], codename, base_ssh_port=2222, ssh_port=22)
+    done = run(path, "deploy.py", "--dry")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ("/etc/systemd/system/ssh.socket.d/groundwork.conf: new" in done.stderr) == listens
+
+
 def test_no_operation_is_without_a_name(tmp_path):
     """An operation without a name prints its arguments."""
     group_data(tmp_path, "all", ALL_ROLES)
