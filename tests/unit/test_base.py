@@ -11,11 +11,13 @@ import subprocess
 
 import pytest
 
+from facts.sysctl import Sysctls
 from groundwork.preflight import render_errors
 from groundwork.rows import File
 from groundwork.settings import HostSettings
 from groundwork.templates import render
 from groundwork.topology import SettingsError
+from operations import sysctl
 from operations.host import BEGIN, END, with_block
 from tasks.base import Settings, rules
 from tests.unit.conftest import SYSTEMS, make_topology
@@ -288,3 +290,12 @@ def test_etc_hosts_keeps_what_is_not_ours_and_settles():
 )
 def test_values_that_are_refused(make_here, data):
     assert refused(make_here, **data).startswith(next(iter(data)))
+
+
+def test_a_kernel_setting_that_is_none_is_told_from_one_whose_module_is_not_loaded(tmp_path):
+    fact = Sysctls()
+    keys = ["kernel.hostname", "kernel.hostnam", "kernel.none_such.x", "net.core.none_such"]
+    done = subprocess.run(["sh", "-c", fact.command(keys, str(tmp_path / "none"))], capture_output=True, text=True)
+    assert done.returncode == 0
+    found = fact.process(done.stdout.splitlines())
+    assert [key for key in keys if sysctl._is_misspelled(found, key)] == ["kernel.hostnam"]
