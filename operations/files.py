@@ -42,13 +42,16 @@ wrong=$(SYSTEMD_UNIT_PATH="$d:" systemd-analyze verify --man=no "$name" 2>&1 |
   grep -F -e "$d/" -e "$name: " | grep -v 'is not executable' | sed "s|$d/|/etc/systemd/system/|g")
 rm -rf "$d"; echo "$wrong"; [ -z "$wrong" ]"""
 
+# It ignores a line that it does not understand, and calls that a success.
+_LOGROTATE = """wrong=$(logrotate -d {} 2>&1 || echo 'error: refused by logrotate'); ! echo "$wrong" | grep '^error:'"""
+
 # A port at an address that is not ours is no trouble, unless one of the two is "everywhere".
 _PORT = """{{ taken=$(ss -Hltnp 'sport = :{port}' | while read -r state in out at peer who; do
   case '{ours}' in ' '|*" ${{at%:*}} "*) ;; *) case $at in 0.0.0.0:*|'[::]:'*|'*:'*) ;; *) continue ;; esac ;; esac
   pid=${{who#*pid=}}; grep -qs '/{unit}$' "/proc/${{pid%%,*}}/cgroup" || echo "$at $who"
 done); [ -z "$taken" ] || {{ echo "{unit} can't have port {port} ({where}), which another program has: $taken"; false; }}; }}"""
 
-PLACES = {"/etc/systemd/system/": _SYSTEMD, "/etc/logrotate.d/": "logrotate -d {}", f"{LIB}/": "sh -n {}"}
+PLACES = {"/etc/systemd/system/": _SYSTEMD, "/etc/logrotate.d/": _LOGROTATE, f"{LIB}/": "sh -n {}"}
 """Directory -> how a file in it is checked when its row says nothing."""
 
 

@@ -32,7 +32,7 @@ def http(url: str, unit: str, seconds: int = 60, unix_socket: str | None = None,
 
 @operation()
 def port(port: int, unit: str, seconds: int = 60, address: str = "127.0.0.1", log: str | None = None):
-    """Wait until a TCP port of the host takes connections.
+    """Wait until a unit takes connections at a TCP port of the host; another program that does so does not count.
 
     Args:
         port: TCP port.
@@ -41,9 +41,9 @@ def port(port: int, unit: str, seconds: int = 60, address: str = "127.0.0.1", lo
         address: where it listens.
         log: the file that it says its errors in, for a daemon that has its own and leaves the journal.
     """
-    ask = f"bash -c {shlex.quote(f'exec 3<>/dev/tcp/{address}/{port}')}"
-    taken = f"{{ {ports_free(unit, {port: 'see its log'})}; }} >&2; "
-    yield from _until(ask, f"{address}:{port}", unit, seconds, f"{_tail(log)}{taken}")
+    knock = f"bash -c {shlex.quote(f'exec 3<>/dev/tcp/{address}/{port}')}"
+    ask = f"{ports_free(unit, {port: 'it waits for it'})} && {knock}"
+    yield from _until(ask, f"{address}:{port}", unit, seconds, log)
 
 
 @operation()
@@ -84,7 +84,7 @@ def cloud_init(seconds: int) -> str:
     )
 
 
-def _until(ask: str, what: str, unit: str, seconds: int, more: str = ""):
+def _until(ask: str, what: str, unit: str, seconds: int, log: str | None = None):
     if not state.is_executing:
         return
     # A unit that systemd starts for the third time while we wait will not come.
@@ -100,7 +100,7 @@ def _until(ask: str, what: str, unit: str, seconds: int, more: str = ""):
         said = shlex.quote("\n".join(output.output_lines[-3:]))
         yield (
             f"echo {shlex.quote(f'{unit} did not answer at {what} (waited up to {seconds} s); its last words:')} >&2; "
-            f"journalctl --no-pager -o cat -n 30 --since -{seconds + 60}s -u {unit} >&2; {more}echo {said} >&2; exit 1"
+            f"journalctl --no-pager -o cat -n 30 --since -{seconds + 60}s -u {unit} >&2; {_tail(log)}echo {said} >&2; exit 1"
         )
 
 

@@ -64,10 +64,15 @@ SYSCTLS = {
     "net.ipv4.icmp_echo_ignore_broadcasts": 1,
     "net.ipv4.tcp_syncookies": 1,
     "net.ipv4.tcp_rfc1337": 1,
+    # A just-in-time compiled packet filter could carry an attacker's constants.
+    "net.core.bpf_jit_harden": 2,
+    # No terminal needs a line discipline of a module nobody asked for.
+    "dev.tty.ldisc_autoload": 0,
+    "kernel.core_uses_pid": 1,
     "kernel.dmesg_restrict": 1,
-    "kernel.kptr_restrict": 1,
+    "kernel.kptr_restrict": 2,
     "kernel.yama.ptrace_scope": 1,
-    "fs.protected_fifos": 1,
+    "fs.protected_fifos": 2,
     "fs.protected_regular": 2,
     "fs.suid_dumpable": 0,
 }
@@ -83,6 +88,12 @@ rm -rf $d; echo "$said" | sed "s|$d/candidate.conf|{}|" | grep -F "{}"; [ $? = 1
 
 # What reads it is Python, too: where there is no PyYAML there is no cloud-init.
 YAML = "! python3 -c 'import yaml' 2>/dev/null || python3 -c 'import sys, yaml; yaml.safe_load(open(sys.argv[1]))' {}"
+
+# modprobe, too, ignores a line that it does not understand, with a warning.
+MODPROBE = "! command -v modprobe >/dev/null || ! modprobe -C {} -c 2>&1 >/dev/null | grep ."
+
+MODULES = ("dccp", "rds", "sctp", "tipc", "cramfs", "freevxfs", "hfs", "hfsplus", "jffs2")
+"""Protocols and file systems that no server of ours speaks; the kernel would load their modules for anybody."""
 
 
 def _public_key(value: str) -> str:
@@ -282,6 +293,14 @@ class Settings(RoleSettings):
             Directory(LIB),
             *self._clock_files(machine),
             *self._upkeep_files(machine),
+            Directory("/etc/modprobe.d"),
+            File(
+                "/etc/modprobe.d/groundwork.conf",
+                template="base/modprobe.conf.j2",
+                variables={"modules": MODULES},
+                check=MODPROBE,
+            ),
+            File("/etc/security/limits.d/groundwork.conf", template="base/limits.conf.j2"),
             *self._fail2ban_files(here),
             File(unconfirmed.GUARD, source="base/guard", mode="755"),
             File(f"/etc/systemd/system/{unconfirmed.UNIT}", template="base/rollback.service.j2"),

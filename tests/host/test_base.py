@@ -7,6 +7,8 @@ import ipaddress
 import json
 import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,7 @@ from facts.firewall import RULES
 from groundwork.rows import Absent, Directory, File, Link
 from groundwork.templates import render
 from operations.swap import PATH as SWAP
-from tasks.base import SYSCTLS, security_origins
+from tasks.base import MODULES, SYSCTLS, security_origins
 
 STRANGER = "203.0.113.9"
 """An address that no inventory holds (RFC 5737)."""
@@ -23,6 +25,7 @@ LIST_TABLE = "nft -s list table inet groundwork"
 
 REFUSED_ALGORITHMS = (
     "KexAlgorithms=diffie-hellman-group14-sha256",
+    "KexAlgorithms=diffie-hellman-group-exchange-sha256",
     "Ciphers=chacha20-poly1305@openssh.com",
     "Ciphers=aes128-cbc",
     "HostKeyAlgorithms=ecdsa-sha2-nistp256",
@@ -73,6 +76,31 @@ def test_old_algorithms_are_refused(knock):
         assert "no matching" in knock("-o", option).stderr, option
 
 
+NOT_POST_QUANTUM = "does not provide protection against post-quantum attacks"
+"""What ssh-audit says of every older key exchange. pyinfra connects by paramiko, which has no other."""
+
+
+def test_ssh_audit_finds_nothing(base):
+    with base.tunnel(base.settings("base").ssh_port) as port:
+        done = subprocess.run(
+            [Path(sys.executable).parent / "ssh-audit", "--json", "--skip-rate-test", "-p", str(port), "127.0.0.1"],
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+    found = json.loads(done.stdout)
+    found = {kind: {item["algorithm"]: item["notes"] for item in found[kind]} for kind in ("kex", "key", "enc", "mac")}
+    assert all(found.values()), "it looked at each kind"
+    bad = [
+        f"{name}: {word}"
+        for algorithms in found.values()
+        for name, notes in algorithms.items()
+        for word in notes.get("fail", []) + notes.get("warn", [])
+        if word != NOT_POST_QUANTUM
+    ]
+    assert bad == []
+    first = next(iter(found["kex"].values()))
+    assert "warn" not in first, "clients of today are to take an exchange that is safe from quantum computers"
+
+
 def test_sshd_is_set_as_declared_for_everybody(base):
     settings = base.settings("base")
     expected = {
@@ -88,6 +116,8 @@ def test_sshd_is_set_as_declared_for_everybody(base):
         "x11forwarding": "no",
         "allowagentforwarding": "no",
         "allowtcpforwarding": settings.ssh_tcp_forwarding,
+        "allowstreamlocalforwarding": settings.ssh_tcp_forwarding,
+        "tcpkeepalive": "no",
         "permittunnel": "no",
         "permituserenvironment": "no",
     }
@@ -280,6 +310,19 @@ def test_kernel_settings_are_in_effect(base):
             continue  # the kernel's, and not this host's
         wrong = {name: live[name] for name in fnmatch.filter(live, pattern) if live[name].split() != str(value).split()}
         assert wrong == {}
+
+
+def test_modules_that_nobody_needs_are_not_loaded(base):
+    if base.run("command -v modprobe").returncode:
+        pytest.skip("there is no modprobe here")
+    effective = base.check("modprobe -c").splitlines()
+    assert [name for name in MODULES if f"install {name} /bin/false" not in effective] == []
+    loaded = {line.split()[0] for line in base.check("cat /proc/modules").splitlines()}
+    assert base.here.machine.container or not loaded & set(MODULES)
+
+
+def test_no_core_is_dumped_of_what_people_start(base):
+    assert base.run("ulimit -Hc", sudo=False).stdout.strip() == "0"
 
 
 def test_name_and_time_zone(base):

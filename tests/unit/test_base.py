@@ -12,13 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from facts.sysctl import Sysctls
 from facts.units import Unit
 from groundwork.preflight import render_errors
 from groundwork.rows import File
 from groundwork.settings import HostSettings
 from groundwork.templates import render
 from groundwork.topology import SettingsError
-from operations import sshd, wait
+from operations import sshd, sysctl, wait
 from operations.host import BEGIN, END, with_block
 from tasks.base import Settings, rules
 from tests.unit.conftest import SYSTEMS, machine, make_topology
@@ -465,3 +466,12 @@ def test_only_the_run_that_changed_it_confirms_a_change(guard, tmp_path):
 def test_nothing_is_changed_where_no_timer_can_be_had(guard, tmp_path):
     (tmp_path / "tools" / "systemd-run").write_text("#!/bin/sh\nexit 1\n")
     assert guard("keep", "run1", "10", str(tmp_path / "file")).returncode != 0
+
+
+def test_a_kernel_setting_that_is_none_is_told_from_one_whose_module_is_not_loaded(tmp_path):
+    fact = Sysctls()
+    keys = ["kernel.hostname", "kernel.hostnam", "kernel.none_such.x", "net.core.none_such"]
+    done = subprocess.run(["sh", "-c", fact.command(keys, str(tmp_path / "none"))], capture_output=True, text=True)
+    assert done.returncode == 0
+    found = fact.process(done.stdout.splitlines())
+    assert [key for key in keys if sysctl._is_misspelled(found, key)] == ["kernel.hostnam"]

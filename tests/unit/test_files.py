@@ -6,13 +6,18 @@ import base64
 import getpass
 import grp
 import os
+import shutil
+import socket
 import subprocess
 
 import pytest
 
 from facts.files import Path, Paths
+from groundwork.roles import ORDER, all_roles
 from groundwork.rows import Absent, Directory, File, Link
 from operations import files
+from tasks.base import Settings
+from tests.unit.conftest import SYSTEMS
 
 USER = getpass.getuser()
 GROUP = grp.getgrgid(os.getgid()).gr_name
@@ -102,7 +107,6 @@ def test_what_agrees_is_left_alone(row, now, said):
         (Directory("/d"), None, "install -d -o root -g root -m 00755 -- /d"),
         (Directory("/d"), Path("directory", "bob", "root", "755"), "chown root:root -- /d"),
         (Directory("/d"), Path("directory", "root", "root", "700"), "chmod 00755 -- /d"),
-        (Link("/l", target="t"), Path("link", "root", "root", "777", target="old"), "ln -sfn -- t /l.new && mv -fT -- /l.new /l"),
         (Absent("/a"), Path("file", "root", "root", "644"), "rm -f -- /a"),
         (Absent("/a"), Path("directory", "root", "root", "755"), "rmdir -- /a"),
         (Absent("/a", aside=".off"), Path("file", "root", "root", "644"), "mv -fT -- /a /a.off"),
@@ -111,6 +115,69 @@ def test_what_agrees_is_left_alone(row, now, said):
 def test_what_differs_is_named_and_changed(row, now, command, said):
     assert list(files._agree(row, now, None)) == [command]
     assert len(said) == 1 and row.path in said[0]
+
+
+def test_a_link_is_made_only_to_what_is_there(tmp_path, make_here):
+    settings = make_here(["base"], base_timezone="Europe/Berlin").settings(Settings)
+    link = tmp_path / "link"
+    link.symlink_to("/old")
+    for target, good in ((tmp_path, True), (tmp_path / "none", False)):
+        row = Link(str(link), target=str(target))
+        [command] = files._agree(row, Path("link", "root", "root", "777", target="/old"), settings)
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+        assert (done.returncode == 0) == good
+        assert os.readlink(link) == str(tmp_path)
+    assert f"refused: {link} would lead to {tmp_path}/none" in done.stderr and "base_timezone" in done.stderr
+
+
+def test_a_refusal_tells_what_the_daemon_says_of_which_line_and_what_to_edit(tmp_path, make_here):
+    settings = make_here(["base"], base_journal_size="1G").settings(Settings)
+    row = File(str(tmp_path / "live"), template="base/x.j2", owner=USER, group=GROUP, check="grep -Hn bad {}; false")
+    command = files._write_command(row, settings)
+    done = subprocess.run(["sh", "-c", command], input=base64.b64encode(b"bad\n"), capture_output=True)
+    said = done.stderr.decode().splitlines()
+    assert said[0] == f"{tmp_path}/live:1:bad", "the file's name, and not the candidate's"
+    assert said[1].startswith(f"refused: {tmp_path}/live")
+    assert said[1].endswith("It comes from templates/base/x.j2, base_journal_size")
+    assert (done.returncode, os.listdir(tmp_path)) == (1, [])
+
+
+UNCHECKED = {
+    "/etc/app/environment",  # one quoted line for each variable: systemd takes any
+    "/etc/mongosh.conf",  # for people at a prompt
+    "/etc/security/limits.d/groundwork.conf",  # PAM has no checker; tests/host asks for the effective limit
+    "/etc/timezone",  # /etc/localtime was checked
+}
+
+
+@pytest.mark.parametrize("codename", [codename for _, codename in SYSTEMS])
+def test_every_file_is_checked_before_it_lands(make_here, codename):
+    here = make_here(list(ORDER), codename, app_source="examples/app", nginx_frontend="examples/frontend")
+    rows = [row for role in all_roles().values() for row in here.settings(role).files(here) if isinstance(row, File)]
+    unchecked = {row.path for row in rows if not files._check(row, None)}
+    assert unchecked - UNCHECKED == set()
+    assert len(rows) > 20
+
+
+def free(port: int, *addresses: str) -> subprocess.CompletedProcess:
+    command = files.ports_free("ours.service", {port: "our_port"}, addresses)
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+
+
+def test_a_port_that_another_program_has_is_told():
+    if not shutil.which("ss"):
+        pytest.skip("ss is not installed here")
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        port = server.getsockname()[1]
+        for addresses in ((), ("127.0.0.1", "127.0.0.2")):
+            done = free(port, *addresses)
+            assert done.returncode == 1
+            assert f"ours.service can't have port {port} (our_port), which another program has: 127.0.0.2:{port}" in done.stdout
+            assert f"pid={os.getpid()}" in done.stdout
+        assert free(port, "127.0.0.1").returncode == 0, "at another address there is room"
+    assert free(port).returncode == 0
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        assert free(server.getsockname()[1], "127.0.0.1").returncode == 1, "everywhere is there, too"
 
 
 def test_another_kind_of_thing_is_refused_in_words(said):

@@ -235,9 +235,9 @@ def test_a_key_of_another_certificate_does_not_land(tmp_path):
     )
     good = base64.b64encode(made["one"][0] + made["one"][1])
     bad = base64.b64encode(made["one"][0] + made["two"][1])
-    landed = subprocess.run(["sh", "-c", _write_command(row)], input=good, capture_output=True)
+    landed = subprocess.run(["sh", "-c", _write_command(row, None)], input=good, capture_output=True)
     assert landed.returncode == 0, landed.stderr
-    refused = subprocess.run(["sh", "-c", _write_command(row)], input=bad, capture_output=True, text=False)
+    refused = subprocess.run(["sh", "-c", _write_command(row, None)], input=bad, capture_output=True, text=False)
     assert refused.returncode == 1 and b"is not the key of nginx_tls_certificate" in refused.stderr
 
 
