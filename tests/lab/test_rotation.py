@@ -50,7 +50,7 @@ import http.client, json, os, socket, threading, time
 class Unix(http.client.HTTPConnection):
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(30)
+        self.sock.settimeout(120)
         self.sock.connect("/run/app/app.sock")
 
 def ask():
@@ -196,7 +196,7 @@ def _client(stack: Lab) -> Iterator[list]:
         yield seen
     finally:
         stack.ssh(HOST, "sudo touch /run/client-ends")
-        seen += json.loads(process.communicate(timeout=60)[0])
+        seen += json.loads(process.communicate(timeout=180)[0])
 
 
 def _restart(stack: Lab) -> list[int]:
