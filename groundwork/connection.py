@@ -28,10 +28,24 @@ def bound(host: Host, seconds: int) -> None:
     if transport is None:
         return
     transport.set_keepalive(KEEPALIVE)
+    transport.packetizer.write_all = _told(transport.packetizer.write_all)
     option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux; elsewhere the kernel's own time counts
     end = _socket(transport)
     if option is not None and end is not None:
         end.setsockopt(socket.IPPROTO_TCP, option, seconds * 1000)
+
+
+def _told(write_all):
+    """Writing to a dead connection is an EOFError in paramiko, which pyinfra takes for a defect of its own
+    (a traceback, and the end of the run for all hosts)."""
+
+    def write(out):
+        try:
+            write_all(out)
+        except EOFError:
+            raise ConnectionResetError("the connection is lost") from None
+
+    return write
 
 
 def _socket(transport):

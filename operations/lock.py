@@ -278,6 +278,7 @@ def _watch(item, line: _Line) -> None:
             line.send("alive")
         except (SSHException, OSError, EOFError):
             break
+    gevent.sleep(0 if line.is_dead else 1)  # a host that goes down ends its processes first
     _lost(item, line)
 
 
@@ -285,7 +286,6 @@ def _lost(item, line: _Line) -> None:
     """Say why the lock is lost, and end the run on this host."""
     if _held.pop(item.name, None) is not line:
         return
-    gevent.sleep(0 if line.is_dead else 1)  # a host that goes down ends its processes first
     lost = "the connection was lost (the host went down, or does not answer)" if line.is_dead else "its lock was taken away"
     item.log(
         f"  {item.name}: {lost}. This run is over here; what it had begun is finished by the next one. Run it again "

@@ -152,15 +152,23 @@ def test_a_second_run_says_who_is_at_work(stack):
     stack.ssh(HOST, "sudo rm -rf /srv/app/environments")
     with Run(stack) as run:
         run.until_said("new environment")
+        run.process.send_signal(signal.SIGSTOP)  # so that it is still there when the second asks
         done = stack.pyinfra("-y", stack.inventory, "tasks.redis.redis", check=False)
         assert done.returncode != 0
         assert f"process {run.process.pid} there" in done.stderr and "Nothing was changed" in done.stderr
         assert "Redis | Packages" not in done.stderr
         dry = stack.pyinfra("--dry", stack.inventory, "tasks.redis.redis")
         assert "locked by" not in dry.stderr
-        waited = stack.pyinfra("-y", stack.inventory, "tasks.redis.redis", "--data", "lock_wait=120")
-        assert "waiting for another run" in waited.stderr
-        assert run.process.wait(5) == 0  # it had ended: that is what was waited for
+        run.process.send_signal(signal.SIGCONT)
+        assert run.process.wait(300) == 0
+
+
+def test_a_run_that_is_told_to_wait_waits(stack):
+    waits = Run(stack, ("tasks.redis.redis", "--data", "lock_wait=300"))
+    with _locked_by_bob(HOST) as bob, waits as run:
+        run.until_said("waiting for another run: bob@desk")
+        bob.communicate("end\n")
+        assert run.process.wait(300) == 0
 
 
 def test_two_hosts_are_locked_before_one_is_changed(stack, tmp_path):
@@ -183,7 +191,7 @@ def test_two_hosts_are_locked_before_one_is_changed(stack, tmp_path):
 
 
 @contextmanager
-def _locked_by_bob(name: str) -> Iterator[None]:
+def _locked_by_bob(name: str) -> Iterator[subprocess.Popen]:
     run = json.dumps({"who": "bob@desk", "what": "inventories/prod.py deploy.py", "process": 7})
     script = (
         "mkdir -p /run/groundwork; cd /run/groundwork; exec 9<>run.lock; flock 9; "
@@ -195,9 +203,10 @@ def _locked_by_bob(name: str) -> Iterator[None]:
     )  # fmt: skip
     try:
         assert holder.stdout.readline() == "now\n"
-        yield
+        yield holder
     finally:
-        holder.communicate("end\n")
+        if holder.poll() is None:
+            holder.communicate("end\n")
 
 
 def test_the_network_is_cut(stack):
