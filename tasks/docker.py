@@ -12,7 +12,7 @@ from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Row
 from groundwork.settings import Address, HostSettings, Network, RoleSettings, Size, UserName
 from groundwork import takeover
-from groundwork.takeover import BEFORE, Found, Met, asked, refused
+from groundwork.takeover import BEFORE, Found, Met, asked, refused, told
 from groundwork.topology import Here
 from operations import accounts, apt, files, service, wait
 from operations import takeover as takeover_operations
