@@ -297,7 +297,11 @@ def test_the_journal_is_kept_and_limited(base):
     # What the running journald says of itself, if it is not too long ago.
     log = base.check("journalctl -qu systemd-journald -o cat")
     said = re.findall(r"^System Journal .* max ([0-9.]+[KMGT])", log, re.MULTILINE)
+<<<<<<< ours
     assert not said or said[-1].replace(".0", "") == settings.journal_size
+=======
+    assert not said or (float(said[-1][:-1]), said[-1][-1]) == (float(settings.journal_size[:-1]), settings.journal_size[-1])
+>>>>>>> theirs
 
 
 def test_kernel_settings_are_in_effect(base):
@@ -317,8 +321,10 @@ def test_modules_that_nobody_needs_are_not_loaded(base):
         pytest.skip("there is no modprobe here")
     effective = base.check("modprobe -c").splitlines()
     assert [name for name in MODULES if f"install {name} /bin/false" not in effective] == []
+    if base.here.machine.container:
+        return  # which modules are loaded is the kernel owner's to say
     loaded = {line.split()[0] for line in base.check("cat /proc/modules").splitlines()}
-    assert base.here.machine.container or not loaded & set(MODULES)
+    assert not loaded & set(MODULES)
 
 
 def test_no_core_is_dumped_of_what_people_start(base):
