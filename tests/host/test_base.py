@@ -297,11 +297,7 @@ def test_the_journal_is_kept_and_limited(base):
     # What the running journald says of itself, if it is not too long ago.
     log = base.check("journalctl -qu systemd-journald -o cat")
     said = re.findall(r"^System Journal .* max ([0-9.]+[KMGT])", log, re.MULTILINE)
-<<<<<<< ours
     assert not said or said[-1].replace(".0", "") == settings.journal_size
-=======
-    assert not said or (float(said[-1][:-1]), said[-1][-1]) == (float(settings.journal_size[:-1]), settings.journal_size[-1])
->>>>>>> theirs
 
 
 def test_kernel_settings_are_in_effect(base):

@@ -14,7 +14,7 @@ PORT = 18080
 # No registry is asked: the image is Debian's own static busybox.
 MAKE_IMAGE = f"""set -e; d=$(mktemp -d); trap 'rm -rf "$d"' EXIT; cd "$d"
 apt-get -qq -o APT::Sandbox::User=root download busybox-static
-dpkg-deb -x *.deb root; mkdir bin; find root -name busybox -type f -exec cp {{}} bin/ \;; tar -c bin | docker import - {IMAGE}:latest"""
+dpkg-deb -x *.deb root; mkdir bin; find root -path '*/bin/busybox' -exec cp -t bin {{}} +; tar -c bin | docker import - {IMAGE}:latest"""
 
 # A neighbour can send packets for a container's own address to the host.
 ROUTED = """
