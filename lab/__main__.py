@@ -62,7 +62,7 @@ def reset(name: str) -> None:
     else:  # the checkout that it was made from is gone
         want = inventory.Wanted(host.name, host.address, host.suite, host.inventory, host.options)
     if not want:
-        raise LabError(f"{host.inventory} has no host {name} any more; python -m lab down removes it.")
+        raise LabError(f"{host.inventory} has no host {name} any more; python -m lab down --all removes it.")
     with hosts.lock():
         hosts.clean()
         _prepare()
@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
             case "up":
                 up(options.inventory, options.hosts, options.fresh)
             case "down":
-                down(options.inventory, options.cache)
+                down(_what(options), options.cache)
             case "reset":
                 reset(options.host)
             case "ssh":
@@ -108,6 +108,13 @@ def main(arguments: list[str]) -> int:
         print("\nlab: interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
     return 0
+
+
+def _what(options: argparse.Namespace) -> str | None:
+    """The inventory to take down, or None for all: a slip of the fingers would take down somebody else's."""
+    if not (options.inventory or options.all or options.cache):
+        raise LabError("down takes an inventory, or --all for every host of the lab (python -m lab list shows them).")
+    return options.inventory
 
 
 def _prepare() -> None:
@@ -151,7 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--fresh", action="store_true", help="made anew, whatever is there")
     command = commands.add_parser("down", help="stop hosts and remove them")
     command.add_argument("inventory", metavar="INVENTORY", nargs="?", help="only this inventory's")
-    command.add_argument("--cache", action="store_true", help=f"remove {CACHE} too")
+    command.add_argument("--all", action="store_true", help="every inventory's")
+    command.add_argument("--cache", action="store_true", help=f"every inventory's, and remove {CACHE} too")
     command = commands.add_parser("reset", help="a fresh host in the place of one")
     command.add_argument("host", metavar="HOST")
     command = commands.add_parser("ssh", help="log into a host, or run a command on it")

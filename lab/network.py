@@ -103,5 +103,5 @@ def _refuse_if_in_use(cache: str) -> None:
     if Path(cache).exists():
         raise LabError(
             f"The network {NETWORK} belongs to the lab in {cache}. Take that one down first "
-            f"(GROUNDWORK_LAB_CACHE={cache} python -m lab down), or set GROUNDWORK_LAB_NETWORK to another."
+            f"(GROUNDWORK_LAB_CACHE={cache} python -m lab down --all), or set GROUNDWORK_LAB_NETWORK to another."
         )

@@ -90,7 +90,7 @@ rm -rf $d; echo "$said" | sed "s|$d/candidate.conf|{}|" | grep -F "{}"; [ $? = 1
 YAML = "! python3 -c 'import yaml' 2>/dev/null || python3 -c 'import sys, yaml; yaml.safe_load(open(sys.argv[1]))' {}"
 
 # modprobe, too, ignores a line that it does not understand, with a warning.
-MODPROBE = "! command -v modprobe >/dev/null || ! modprobe -C {} -c 2>&1 >/dev/null | grep ."
+MODPROBE = "[ ! -e /sbin/modprobe ] || ! modprobe -C {} -c 2>&1 >/dev/null | grep ."
 
 MODULES = ("dccp", "rds", "sctp", "tipc", "cramfs", "freevxfs", "hfs", "hfsplus", "jffs2")
 """Protocols and file systems that no server of ours speaks; the kernel would load their modules for anybody."""

@@ -118,7 +118,7 @@ def test_a_host_outlives_the_checkout_that_made_it(own, tmp_path):
 
 def test_up_killed_at_any_moment_is_repaired_by_the_next(own):
     for seconds in (0.1, 0.3, 0.6, 1.0):
-        own("down")
+        own("down", "--all")
         process = subprocess.Popen(
             [sys.executable, "-m", "lab", "up", own.inventory], cwd=ROOT, env=own.environment,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, start_new_session=True,
@@ -132,7 +132,7 @@ def test_up_killed_at_any_moment_is_repaired_by_the_next(own):
 
 def test_up_from_nothing_is_quick_when_downloads_are_cached(own):
     """Under 30 s: the issue's limit, and ten times what it takes here."""
-    own("down")
+    own("down", "--all")
     started = time.monotonic()
     own("up", "INVENTORY")
     assert time.monotonic() - started < 30
@@ -144,11 +144,13 @@ def test_what_can_not_be_is_told_in_one_sentence(own, tmp_path):
     assert "root" in as_nobody.stderr and "Traceback" not in as_nobody.stderr
     (tmp_path / "empty.py").write_text("web = ['host.example']\n")
     empty = own("up", str(tmp_path / "empty.py"), check=False)
+    slip = own("down", check=False)
+    assert slip.returncode == 2 and "--all" in slip.stderr and own("list").stdout.count("running") == 2
     assert empty.returncode == 2 and "no lab host" in empty.stderr and empty.stderr.count("\n") <= 2
 
 
 def test_down_leaves_nothing(own):
-    own("down")
+    own("down", "--all")
     assert _traces() == ""
     assert _processes(own, ".") == []
     assert own("list").stdout.count("\n") <= 1
