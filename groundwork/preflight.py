@@ -23,7 +23,6 @@ from pyinfra.connectors.ssh_util import load_key_with_certificate
 from pyinfra.context import ctx_host
 
 from groundwork import command_line, connections, context
-from groundwork.connection import bound
 from groundwork.errors import Refusal
 from groundwork.rows import File
 from groundwork.settings import HostSettings, RoleSettings, is_address, keys
@@ -341,7 +340,7 @@ def _machine_errors(topology: Topology) -> Iterable[str]:
     def ask(item) -> None:
         here = topology.hosts[item.name]
         secret = here.settings(HostSettings).sudo_password
-        bound(item, here.settings(HostSettings).connection_seconds)
+        connections.bound(item, here.settings(HostSettings).connection_seconds)
         with ctx_host.use(item):
             problems[item.name] = connections.ask_machine(item, here, secret and context.secret_value(secret.name))
 
