@@ -421,9 +421,9 @@ def test_services_run_the_files_that_are_on_disk(base):
 def test_sshd_answers_with_the_installed_version(base):
     port = base.settings("base").ssh_port
     banner = base.check(f"timeout 5 bash -c 'read -r line </dev/tcp/127.0.0.1/{port}; echo $line'")
-    # Not the package's version: trixie's 10.0p1 says of itself that it is 10.0p2.
+    # Not the package's version: trixie's 10.0p1 says of itself that it is 10.0p2, and bookworm's leaves out the p1.
     installed = re.search(r"OpenSSH_[^ ,]+", base.check("sshd -V 2>&1 || true")).group()
-    assert f"{installed} " in banner
+    assert re.match(rf"SSH-2\.0-{re.escape(installed)}(p[0-9]+)? ", banner)
 
 
 def test_nothing_has_failed(base):
