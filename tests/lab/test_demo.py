@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -109,23 +107,3 @@ def _until_rebooted(stack: Lab, before: str) -> None:
             return
         time.sleep(1)
     pytest.fail("the host did not come back after a reboot")
-
-
-def test_a_run_killed_in_the_middle_is_finished_by_the_next(demo, stack):
-    """kill -9 while packages are being installed; then the whole story again, to the end."""
-    demo.reset("demo")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pyinfra", "-y", demo.inventory, "deploy.py"],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-        text=True, env={**os.environ, "PYINFRA_PROGRESS": "off"},
-    )  # fmt: skip
-    for line in process.stderr:
-        if "installing mongodb-org" in line:
-            break
-    time.sleep(3)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    demo.deploy()
-    assert demo.changes() == []
-    _ready(30)
-    verified(demo.inventory)
