@@ -52,6 +52,19 @@ class HostKeyError(paramiko.SSHException):
         self.known = known
 
 
+class Unreached(ConnectError):
+    """A connection that failed, in words.
+
+    Args:
+        message: for people.
+        refused: the host answered, and does not take the user and the key.
+    """
+
+    def __init__(self, message: str, refused: bool):
+        super().__init__(message)
+        self.refused = refused
+
+
 class SudoPasswordWanted(PyinfraError):
     """sudo asks for a password, and there is nobody to ask."""
 
@@ -230,7 +243,7 @@ def _connect(connector: ssh.SSHConnector) -> None:
         jump = target.address not in (own, stanza.lookup(own).get("hostname") if stanza else own)
         key = None if jump else connector.data["ssh_key"]
         known = Target(target.address, target.port, target.user, key, target.known_hosts, jump)
-        raise ConnectError(explain(cause, known)) from None
+        raise Unreached(explain(cause, known), isinstance(cause, paramiko.AuthenticationException)) from None
 
 
 def _key_file(said: str, key: str | None) -> str:

@@ -23,6 +23,7 @@ from pyinfra.connectors.sshuserclient.client import get_host_keys
 from pyinfra.connectors.util import CommandOutput
 
 from facts.firewall import ARRIVED
+from groundwork.connections import Unreached
 from operations.report import report
 
 GUARD = "/usr/local/lib/groundwork/guard"
@@ -133,7 +134,7 @@ def _try(port: int | None, end: float) -> tuple[str, bool]:
 
 
 def _is_refused(error: Exception) -> bool:
-    return str(error).startswith("Authentication error")
+    return isinstance(error, Unreached) and error.refused
 
 
 def _ports(port: int) -> list[int | None]:
