@@ -1,5 +1,7 @@
 # The two commands. On a fresh Debian or Ubuntu machine: root, package registries reachable, make.
 .PHONY: demo demo-down test test-all venv docs
+# Three at a time: on two cores a scenario waits much of its time for its hosts.
+SPREAD := -n 3 --dist loadfile
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 
@@ -11,10 +13,10 @@ demo-down: venv  ## What `make demo` made, taken down
 	@$(PYTHON) -m lab down tests/host/outside.py
 
 test: venv  ## Unit tests, and each scenario on one suite
-	@$(PYTHON) -m pytest -q tests
+	@$(PYTHON) -m pytest -q $(SPREAD) tests
 
 test-all: test  ## test, and each scenario on the second suite; the plain connector comes with a later issue
-	@GROUNDWORK_LAB_SUITE=trixie $(PYTHON) -m pytest -q tests/lab
+	@GROUNDWORK_LAB_SUITE=trixie $(PYTHON) -m pytest -q $(SPREAD) tests/lab
 
 docs: venv  ## docs/settings.md, from the settings themselves
 	@$(PYTHON) -m groundwork.reference > docs/settings.md
