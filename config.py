@@ -11,5 +11,6 @@ config.SUDO = True
 # One host that fails stops the run: --fail-percent N is the way to go on without it.
 config.FAIL_PERCENT = 0
 
-command_line.check(sys.argv[1:])
+# First: pyinfra remembers the ssh_config that it has read.
 connections.set_up()
+command_line.check(sys.argv[1:])
