@@ -325,24 +325,25 @@ def bound(host: Host, seconds: int) -> None:
     if transport is None:
         return
     transport.set_keepalive(KEEPALIVE)
-    transport.packetizer.write_all = _told(transport.packetizer.write_all)
+    for part, name in ((transport.packetizer, "write_all"), (transport, "open_channel")):
+        setattr(part, name, _told(getattr(part, name)))
     option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux; elsewhere the kernel's own time counts
     end = _socket(transport)
     if option is not None and end is not None:
         end.setsockopt(socket.IPPROTO_TCP, option, seconds * 1000)
 
 
-def _told(write_all):
-    """Writing to a dead connection is an EOFError in paramiko, which pyinfra takes for a defect of its own
-    (a traceback, and the end of the run for all hosts)."""
+def _told(function):
+    """A dead connection is an EOFError in paramiko, which pyinfra takes for a defect of its own (a traceback,
+    and the end of the run for all hosts)."""
 
-    def write(out):
+    def told(*arguments, **more):
         try:
-            write_all(out)
+            return function(*arguments, **more)
         except EOFError:
-            raise ConnectionResetError("the connection is lost") from None
+            raise ConnectionResetError("the connection was lost") from None
 
-    return write
+    return told
 
 
 def _socket(transport):

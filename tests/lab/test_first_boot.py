@@ -40,7 +40,7 @@ base = [_fresh1, _fresh2]
 QUICK = ("--data", "base_first_run_upgrade=false")
 """Upgrading everything is tests/lab/test_demo.py's."""
 
-CLOSING = {"Base | Configuration", "Base | Firewall"}
+CLOSING = {"Base | Ways in", "Base | Firewall"}
 """While sshd moves, the firewall has both doors open; the next run closes the old one."""
 
 

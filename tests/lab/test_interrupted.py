@@ -270,7 +270,7 @@ def test_the_power_is_cut(stack):
 
 def test_the_disk_is_full(stack):
     """In apt, in a file, in the application's environment: told, nothing cut short is left, made good."""
-    stack.ssh(HOST, "sudo apt-get -qq -y remove redis-tools >/dev/null; sudo apt-get clean; sudo rm -rf /srv/app/environments/*")
+    stack.ssh(HOST, "sudo apt-get -qq -y remove redis-tools >/dev/null; sudo apt-get clean; sudo find /srv/app/environments -mindepth 1 -delete")
     stack.ssh(HOST, f"sudo sh -c {shlex.quote(_SMALL)}")
     before = stack.ssh(HOST, "sudo sha256sum /etc/nginx/nginx.conf").stdout
 
