@@ -1,7 +1,8 @@
 # The two commands. On a fresh Debian or Ubuntu machine: root, package registries reachable, make.
 .PHONY: demo demo-down test test-all venv docs
-# Three at a time: on two cores a scenario waits much of its time for its hosts.
-SPREAD := -n 3 --dist loadfile
+# Three files at a time: on two cores a scenario waits much of its time for its hosts. (The unit tests
+# import pyinfra, and so gevent, which xdist's workers can't do with.)
+SCENARIOS := -n 3 --dist loadfile tests/lab
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 
@@ -13,10 +14,11 @@ demo-down: venv  ## What `make demo` made, taken down
 	@$(PYTHON) -m lab down tests/host/outside.py
 
 test: venv  ## Unit tests, and each scenario on one suite
-	@$(PYTHON) -m pytest -q $(SPREAD) tests
+	@$(PYTHON) -m pytest -q tests/unit tests/host
+	@$(PYTHON) -m pytest -q $(SCENARIOS)
 
 test-all: test  ## test, and each scenario on the second suite; the plain connector comes with a later issue
-	@GROUNDWORK_LAB_SUITE=trixie $(PYTHON) -m pytest -q $(SPREAD) tests/lab
+	@GROUNDWORK_LAB_SUITE=trixie $(PYTHON) -m pytest -q $(SCENARIOS)
 
 docs: venv  ## docs/settings.md, from the settings themselves
 	@$(PYTHON) -m groundwork.reference > docs/settings.md

@@ -6,7 +6,9 @@ Called from config.py, before pyinfra connects: an inventory's connection settin
 from __future__ import annotations
 
 import errno
+import getpass
 import logging
+import os
 import shlex
 import socket
 import subprocess
@@ -430,6 +432,19 @@ def stanza_of(here: Here) -> dict[str, str]:
         config = SSHConfig()
         config.parse(lines)
     return config.lookup(str(here.data.get("ssh_hostname") or here.name))
+
+
+def login(here: Here) -> str:
+    """The user whom we log in as: set, or ssh_config_file's, or ours here."""
+    return here.data.get("ssh_user") or stanza_of(here).get("user") or local_user()
+
+
+def local_user() -> str:
+    """Who we are on this machine."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in some containers
+        return str(os.getuid())
 
 
 def jumps(here: Here) -> list[str]:

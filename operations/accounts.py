@@ -90,6 +90,7 @@ def _removed(name: str, now: Account):
     # becomes root's: the user id will be another's one day. The user goes last, so that a run that was cut
     # off is seen by the next.
     yield (
+        f'[ "${{SUDO_USER:-}}" != {user} ] || {{ echo "user {name}: we are logged in as {name}, and so do not remove them" >&2; exit 1; }}; '
         f"set -e; usermod --lock --expiredate 1 {user}; rm -f {ssh}/authorized_keys {ssh}/authorized_keys2; "
         f"loginctl terminate-user {user} 2>/dev/null || true; "
         f"for n in 1 2 3 4 5; do pkill -KILL -u {user} || break; sleep 0.2; done; "

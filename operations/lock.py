@@ -7,7 +7,6 @@ still at work (dpkg goes on without its terminal), it is held until the last of 
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import random
@@ -30,13 +29,16 @@ from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import extract_control_arguments, make_unix_command_for_host
 from pyinfra.context import ctx_host
 
-from groundwork import command_line
+from groundwork import command_line, connections
 from groundwork.context import topology
 from groundwork.settings import HostSettings
 from groundwork.templates import ROOT
 
 LEFT_SECONDS = 900
 """How long what a dead run left may go on before it is waited for no more; files/lock/hold has it too."""
+
+ANSWER_SECONDS = 60
+"""How long the host may take to say whether it is locked: it is one flock."""
 
 ALIVE_SECONDS = 20
 """How often the host is told that the run lives."""
@@ -185,13 +187,13 @@ def _take(item) -> Holder | str | None:
     try:
         line = _open(item, (ROOT / "files/lock/hold").read_text(), json.dumps(_ourselves()))
         answer = line.read()
-        if answer == ["locked"]:
+        if "locked" in answer:
             _held[item.name] = line
             gevent.spawn(_watch, item, line)
             return None
-        if answer[:1] != ["held"]:
-            return " ".join(answer) or "the connection was lost"
-        found = _holder(answer[1:])
+        if "held" not in answer:
+            return " ".join([*answer, line.complaints()]).strip() or "the connection was lost"
+        found = _holder(answer[answer.index("held") + 1 :])
         if found.is_dead and not found.left and found.process.isdigit():
             # Its connection is not known to be dead yet: the holder is told.
             _open(item, _TELL.format(process=found.process), "").read()
@@ -212,18 +214,11 @@ def _holder(lines: list[str]) -> Holder:
 def _ourselves() -> dict[str, Any]:
     inventory, operations = command_line.words(sys.argv[1:])
     return {
-        "who": f"{_user()}@{socket.gethostname()}",
+        "who": f"{connections.local_user()}@{socket.gethostname()}",
         "what": " ".join([inventory, *operations]),
         "process": os.getpid(),
         "kernel": _kernel(),
     }
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in some containers
-        return str(os.getuid())
 
 
 def _kernel() -> str | None:
@@ -299,8 +294,11 @@ class _Line:
 
     def __init__(self, item, command: str):
         self.client = item.connector.client
-        self.channel = self.client.get_transport().open_session()
-        self.channel.set_combine_stderr(True)
+        transport = self.client.get_transport()
+        if transport is None:
+            raise SSHException("the connection was lost")
+        self.channel = transport.open_session()
+        self.channel.settimeout(ANSWER_SECONDS)
         self.channel.exec_command(command)
         self.output = self.channel.makefile("r")
 
@@ -311,10 +309,15 @@ class _Line:
         """What it says, up to its end or to "locked"."""
         lines = []
         for line in self.output:
+            # A login's own words (a .bashrc that greets) may come first.
             lines.append(line.rstrip("\n"))
-            if lines == ["locked"]:
+            if lines[-1] == "locked":
                 break
         return lines
+
+    def complaints(self) -> str:
+        """What it said besides, when it has ended: sudo's words, say."""
+        return self.channel.makefile_stderr("r").read().strip()
 
     def has_ended(self, seconds: float) -> bool:
         """Wait for its end, for so long."""
@@ -359,6 +362,10 @@ class _LocalLine(_Line):
         self.send("done")
         self.process.stdin.close()
         self.has_ended(10)
+
+    def complaints(self) -> str:
+        """They are on the terminal already."""
+        return ""
 
     is_dead = False
 

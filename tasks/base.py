@@ -451,13 +451,13 @@ class Settings(RoleSettings):
                 yield f'base_administrators: {person.name} has no keys, and so no way in: add some, or "state": "absent"'
         if "root" in names:
             yield "base_administrators: root is not a person; base_ssh_root_login says whether it may log in"
-        user = here.data.get("ssh_user")
+        user = connections.login(here)
         if user in self.absent:
-            yield f"base_administrators: {user} is the ssh_user that Groundwork connects as, and can't be absent"
+            yield f"base_administrators: {user} is the user whom Groundwork connects as, and can't be absent"
         for person in self.present:
             own = _own_public_key(here) if person.name == user else ""
             if own and own not in [_bare(key) for key in person.keys]:
-                yield f"base_administrators: {user} is the ssh_user, and the key of ssh_key is not among the keys"
+                yield f"base_administrators: {user} is the user whom we connect as, and the key of ssh_key is not among the keys"
 
     def _lockout_errors(self, here: Here) -> Iterable[str]:
         data = here.data

@@ -368,5 +368,5 @@ def test_an_administrators_key_and_then_the_administrator_are_gone(stack, tmp_pa
         # The last way in stays: refused before the host is touched.
         for way_out in ({"name": "ubuntu", "state": "absent"}, {"name": "ubuntu", "keys": [home]}):
             done = _role(stack, "base", base_administrators=[way_out], check=False)
-            assert done.returncode == 1 and "base_administrators: ubuntu is the ssh_user" in done.stderr
+            assert done.returncode == 1 and "base_administrators: ubuntu is the user whom" in done.stderr
     assert stack.ssh(HOST, "true").returncode == 0
