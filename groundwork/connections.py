@@ -15,7 +15,9 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable, Iterable
 
+import gevent
 import paramiko
 from paramiko.ssh_exception import NoValidConnectionsError
 from pyinfra import state
@@ -38,6 +40,10 @@ t=$(mktemp "$d/groundwork-askpass.XXXXXX") && cat >"$t" && chmod 700 "$t" && ech
 
 KEEPALIVE = 5
 """Seconds after which a silent connection is asked for a sign of life."""
+
+
+when_hosts_fail: list[Callable[[Iterable[Host]], None]] = []
+"""Called with the hosts that have failed, before they end the run."""
 
 
 class HostKeyError(paramiko.SSHException):
@@ -286,6 +292,8 @@ def set_up() -> None:
     util.getpass = _no_sudo_prompt
     # Its thread's own tracebacks would go to the terminal; --debug-all still shows them.
     logging.getLogger("paramiko").addHandler(logging.NullHandler())
+    # Errors that end the run cross a greenlet, whose traceback would be printed before their words.
+    gevent.get_hub().NOT_ERROR += (PyinfraError,)
     # "Continue?" needs a terminal; --fail-percent says it beforehand.
     cli._set_fail_prompts = lambda state, config: None
     state.should_raise_failed_hosts = _stop
@@ -293,6 +301,8 @@ def set_up() -> None:
 
 def _stop(run: State) -> bool:
     """Called when more hosts have failed than --fail-percent allows."""
+    for tell in when_hosts_fail:
+        tell(run.failed_hosts)
     if run.current_stage == StateStage.Connect:
         count = sum(run.is_host_in_limit(host) for host in run.inventory)
         raise Refusal(_unreached(sorted(host.name for host in run.failed_hosts), count))

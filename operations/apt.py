@@ -55,7 +55,10 @@ _GUARDED = (
 # dpkg alone can't where a package was cut off while it was unpacked, or what it needs was not unpacked yet.
 _REPAIR = (
     "DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold 2>/dev/null || true; "
-    f"{_APT} --fix-broken --allow-change-held-packages install"
+    f"{_APT} --fix-broken --allow-change-held-packages install && "
+    # Half unpacked, and yet apt takes them for installed.
+    "half=$(dpkg-query -W -f='${Package} ${db:Status-Eflag}\n' | sed -n 's/ reinstreq$//p') && "
+    f'{{ [ -z "$half" ] || {_APT} --reinstall --allow-change-held-packages install $half; }}'
 )
 
 

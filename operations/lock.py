@@ -62,6 +62,7 @@ def lock() -> None:
     if host.name not in _wanted:
         if not _wanted:
             state.add_callback_handler(_Ends())
+            connections.when_hosts_fail.append(_tell_lost)
         _wanted[host.name] = ctx_host.get()
         _run_lock(name="One run at a time")
 
@@ -255,15 +256,21 @@ class _Ends(BaseStateCallback):
     @staticmethod
     def operation_host_error(state, host, op_hash, *retries):
         _Ends.busy.discard(host.name)
-        line = _held.get(host.name)
-        # A host that goes down ends the command first; pyinfra is about to end the run.
-        if line is not None and (line.is_dead or line.has_ended(0.5)):
-            _lost(host, line)
+        _tell_lost([host])
 
     @staticmethod
     def host_disconnect(state, host):
         if host.name not in _Ends.busy and host.name in _held:
             _held.pop(host.name).close()
+
+
+def _tell_lost(failed) -> None:
+    """Of hosts that have failed, say whose connection was lost; pyinfra is about to end the run."""
+    for item in failed:
+        line = _held.get(item.name)
+        # A host that goes down ends the command first.
+        if line is not None and (line.is_dead or line.has_ended(0.5)):
+            _lost(item, line)
 
 
 def _watch(item, line: _Line) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from tests.unit.pyinfra_fake import ROOT, group_data, inventory, run
 
@@ -209,12 +211,13 @@ def test_no_wait_is_refused(tmp_path):
     assert done.returncode != 0 and "--no-wait" in done.stderr
 
 
-def test_a_misspelled_template_variable(tmp_path, request):
-    template = ROOT / "templates" / "mongodb" / "mongosh.conf.j2"
+def test_a_misspelled_template_variable(tmp_path):
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".*", "__pycache__", "tests"))
+    template = checkout / "templates" / "mongodb" / "mongosh.conf.j2"
     before = template.read_text()
-    request.addfinalizer(lambda: template.write_text(before))
     template.write_text(before + "{{ settings.prot }}\n")
-    done = run(inventory(tmp_path, ["mongodb"]), "deploy.py", "-y")
+    done = run(inventory(tmp_path, ["mongodb"]), "deploy.py", "-y", directory=checkout)
     line = before.count("\n") + 1
     _refused(done, f"templates/mongodb/mongosh.conf.j2:{line}: 'tasks.mongodb.Settings object' has no attribute 'prot'")
     assert "for /etc/mongosh.conf on @fake/one" in done.stderr
