@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import sys
 import traceback
 from fnmatch import fnmatch
 from pathlib import Path
@@ -12,6 +14,9 @@ from typing import Any
 import click
 from pyinfra.api import Host
 from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.state import StateStage
+from pyinfra.context import ctx_state
+from pyinfra_cli import cli
 from pyinfra_cli.exceptions import UnexpectedExternalError
 from pyinfra_cli.inventory import make_inventory
 
@@ -37,14 +42,14 @@ def check(arguments: list[str]) -> None:
     """
     global checked
     checked = True
+    signal.signal(signal.SIGINT, _interrupted)
+    cli._do_confirm = _confirm
     if "--no-wait" in arguments:
         raise Refusal("--no-wait is refused: a failure would end with exit status 0")
     if "--serial" in arguments:
         raise Refusal("--serial is refused: a host would go past the stages alone; --limit HOST is one host by itself")
     if passwords := [name for name in PASSWORDS if name in arguments]:
         raise Refusal(f"{passwords[0]} is refused: {PASSWORDS[passwords[0]]}")
-    if _asks(arguments) and _stdin_is_null():
-        raise Refusal("there is nobody to ask: add -y to go ahead, or --dry to look")
     inventory, operations = words(arguments)
     if inventory.endswith(".py") and not Path(inventory).is_file():
         raise Refusal(f"{inventory}: there is no such inventory file")
@@ -54,7 +59,7 @@ def check(arguments: list[str]) -> None:
             raise Refusal(f"{operation} does nothing by itself: one role alone is tasks.{name}.{name}")
     roles = [operation.split(".")[1] for operation in operations[:1] if operation.startswith("tasks.")]
     limits = _limits(arguments)
-    deploys = any(operation.endswith(".py") or operation.startswith("tasks.") for operation in operations)
+    deploys = any(_deploys(operation) for operation in operations)
     if inventory and (limits or deploys):
         hosts = _hosts(arguments, inventory)
         _check_hosts(hosts, limits, roles)
@@ -62,6 +67,37 @@ def check(arguments: list[str]) -> None:
             from groundwork.preflight import before_connecting  # which asks this module, too
 
             before_connecting(hosts)
+    if _asks(arguments) and _stdin_is_null():
+        raise Refusal("there is nobody to ask: add -y to go ahead, or --dry to look")
+
+
+def _interrupted(signum, frame) -> None:
+    """Ctrl-C, which pyinfra lets end with 0."""
+    said = "nothing was changed"
+    if ctx_state.isset() and ctx_state.get().current_stage >= StateStage.Execute:
+        said = (
+            "the hosts are half done, and the next run finishes them: run it again. What was changed of firewall, sshd, "
+            "keys or sudo and is not confirmed yet is put back by the host within base_confirm_seconds"
+        )
+    click.echo(f"\n--> Interrupted: {said}", err=True)
+    sys.exit(128 + signum)
+
+
+def _confirm(message: str) -> bool:
+    """pyinfra's question, where another answer than Enter ends with 0, and none at all in a traceback."""
+    try:
+        if _pyinfras_confirm(message):
+            return True
+    except EOFError:
+        raise Refusal("there was no answer, and nothing was changed: -y goes ahead without asking") from None
+    raise Refusal("nothing was changed: Enter alone goes ahead")
+
+
+_pyinfras_confirm = cli._do_confirm
+
+
+def _deploys(operation: str) -> bool:
+    return operation.endswith(".py") or operation.startswith("tasks.")
 
 
 def _hosts(arguments: list[str], inventory: str) -> list[Host]:
@@ -100,8 +136,11 @@ def _unreadable(error: Exception, directory: Path) -> Refusal:
 
 def _check_hosts(hosts: list, limits: list[str], roles: list[str]) -> None:
     names = ", ".join(host.name for host in hosts)
-    if limits and not any(_matches(host, limit) for host in hosts for limit in limits):
-        raise Refusal(f"--limit {' '.join(limits)} matches none of the hosts: {names}")
+    if not hosts:
+        raise Refusal("the inventory has no hosts: nothing would be done")
+    for limit in limits:
+        if not any(_matches(host, limit) for host in hosts):
+            raise Refusal(f"--limit {limit} matches none of the hosts: {names}")
     for role in roles:
         if role != "base" and not any(role in host.groups for host in hosts):
             raise Refusal(f"none of the hosts is in the group {role}: {names}")

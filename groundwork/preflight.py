@@ -87,7 +87,7 @@ def before_connecting(hosts: Iterable[Host]) -> None:
 
 def _errors() -> list[str]:
     if not command_line.checked:
-        return [f"config.py was not read: run pyinfra in {ROOT}"]
+        return [f"config.py was not read: run pyinfra in {ROOT}, with one deploy at a time"]
     # The hosts as this run has them: an inventory that asks a cloud may have answered differently before.
     topology = context.use(inventory)
     active = [topology.hosts[item.name] for item in inventory.get_active_hosts()]

@@ -269,3 +269,16 @@ def test_from_inside_inventories(tmp_path):
 def test_serial_is_refused(tmp_path):
     done = run(inventory(tmp_path, ["mongodb"]), "deploy.py", "-y", "--serial")
     assert done.returncode != 0 and "--serial is refused" in done.stderr
+
+
+@pytest.mark.parametrize("limit", [["nosuch"], ["one", "--limit", "nosuch"]])
+def test_every_limit_must_match(tmp_path, limit):
+    done = run(inventory(tmp_path, ["mongodb"], base_hostname="one"), "deploy.py", "-y", "--limit", *[w.replace("one", "mongodb") for w in limit])
+    assert done.returncode == 1 and "--limit nosuch matches none of the hosts" in done.stderr
+
+
+def test_an_inventory_without_hosts(tmp_path):
+    path = tmp_path / "none.py"
+    path.write_text("redis = []\n")
+    done = run(path, "deploy.py", "-y")
+    assert done.returncode == 1 and "has no hosts" in done.stderr
