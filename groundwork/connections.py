@@ -405,7 +405,7 @@ def ask_machine(host: Host, here: Here, sudo_password: str | None) -> str | None
     except PyinfraError as error:
         return f"{here.name}: {error}"
     if not good:
-        return _sudo_error(" ".join(output.stderr_lines[-1:] or output.stdout_lines[-1:]), here)
+        return _sudo_error(" ".join(output.stderr_lines[-1:]), here)
     here.machine = fact.process(output.stdout_lines)
     return None
 
@@ -426,7 +426,7 @@ def _sudo_error(said: str, here: Here) -> str:
         )
     if "not found" in said and "sudo" in said:
         return f"{here.name}: there is no sudo: install it as root (apt-get install sudo)"
-    return f"{here.name}: can't be asked what it is, with sudo, as {user}: {said or 'it gave no answer'}"
+    return f"{here.name}: can't be asked what it is, with sudo, as {user}: {said or 'it gave no answer (was the connection lost?)'}"
 
 
 # Jump hosts

@@ -259,7 +259,7 @@ def test_the_power_is_cut(stack):
     """In MongoDB's very first start, and then in dpkg."""
     drift = "apt-get -qq -y remove redis-server redis-tools nginx >/dev/null; systemctl stop mongod; rm -rf /var/lib/mongodb/*"
     stack.ssh(HOST, f"sudo sh -c {shlex.quote(drift)}")
-    for condition in ("[ -e /var/lib/mongodb/WiredTiger.wt ]", "pgrep -x dpkg"):
+    for condition in ("[ -e /var/lib/mongodb/WiredTiger.wt ]", "pgrep -f 'status-f[d] .*unpack'"):
         with Run(stack) as run:
             run.until(condition)
             hosts.stop(hosts.known()[HOST])
