@@ -164,8 +164,9 @@ class Settings(RoleSettings):
     time_servers: list[Domain | Address] = []
     """NTP servers to prefer to the distribution's own."""
     administrators: list[Administrator] = []
-    """People with sudo: [{"name": "anna", "keys": ["ssh-ed25519 AAAA… anna@laptop"]}]. Who is not in the
-    list is left alone; {"name": "anna", "state": "absent"} removes somebody."""
+    """People with sudo: [{"name": "anna", "keys": ["ssh-ed25519 AAAA… anna@laptop"]}]. Who was in the
+    list and is not any more has no sudo, and still gets in: {"name": "anna", "state": "absent"} removes somebody. Accounts
+    that never were in it are left alone."""
     ssh_port: Port = 22
     """Where sshd listens. When it is not 22, ssh_port must be set too: it is where pyinfra connects."""
     ssh_sources: list[str] = Field(default=[INTERNET], min_length=1)

@@ -9,8 +9,8 @@ from groundwork.secrets import Secret
 
 environment = "production"
 
-# People with sudo, who log in by key; root and passwords are refused. Accounts that are not named
-# here, such as the one we connect as, are left alone.
+# People with sudo, who log in by key; root and passwords are refused. Accounts that never were named
+# here, such as the one we connect as, are left alone; to remove somebody, say "state": "absent".
 base_administrators = [
     # {"name": "anna", "keys": ["ssh-ed25519 AAAA… anna@laptop"]},
 ]
