@@ -52,11 +52,12 @@ done
 """
 
 _NGINX = """
+if grep -qs 'Managed by Groundwork' /etc/nginx/nginx.conf; then echo 'XG|'; else
 for f in /etc/nginx/sites-enabled/* /etc/nginx/conf.d/*.conf; do
   [ -e "$f" ] && [ "$(readlink -f "$f")" != /etc/nginx/sites-available/default ] && echo "X|$f"; done
 [ -e /etc/nginx ] && dpkg -V nginx-common nginx 2>/dev/null |
-  sed -n 's#^..5.* c \\(/etc/nginx/\\(nginx.conf\\|sites-available/default\\)\\)$#\\1#p' |
-  while read -r f; do grep -qs 'Managed by Groundwork' "$f" || echo "X|$f"; done
+  sed -n 's#^..5.* c \\(/etc/nginx/\\(nginx.conf\\|sites-available/default\\)\\)$#X|\\1#p'
+fi
 """
 
 _MONGODB = f"""
@@ -145,6 +146,8 @@ def read(output: Iterable[str]) -> FoundData:
             sources.setdefault((role, path), []).append((int(number), text))
         elif tag == "X":
             found.sites.append(rest)
+        elif tag == "XG":
+            found.nginx_ours = True
         elif tag[:1] == "M":
             _mongodb(found, tag, rest)
         elif tag[:1] == "R":

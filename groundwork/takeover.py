@@ -165,6 +165,8 @@ class Found:
     """People who log in with a password, and have no key."""
     sites: list[str] = field(default_factory=list)
     """nginx's files with sites, but for the distribution's own."""
+    nginx_ours: bool = False
+    """Its configuration is Groundwork's, and knows no such sites: a run was cut off."""
     mongodb: MongoDB = field(default_factory=MongoDB)
     redis: Redis = field(default_factory=Redis)
     docker: Docker = field(default_factory=Docker)

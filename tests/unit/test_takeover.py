@@ -226,7 +226,7 @@ def test_a_first_run_that_was_cut_off_in_docker_goes_on(make_here):
     assert "DK|live-restore" in words and told(make_here, ["docker"], words) == ([], [])
 
 
-def test_a_first_run_that_was_cut_off_in_nginx_goes_on(tmp_path):
+def test_a_first_run_that_was_cut_off_in_nginx_goes_on(make_here, tmp_path):
     """Run for real, with a dpkg that finds the files changed."""
     site, ours = tmp_path / "sites-available" / "default", tmp_path / "nginx.conf"
     site.parent.mkdir()
@@ -235,11 +235,13 @@ def test_a_first_run_that_was_cut_off_in_nginx_goes_on(tmp_path):
     program.write_text(f"#!/bin/sh\nprintf '??5?????? c %s\\n' {ours} {site}\n")
     program.chmod(0o755)
     script = facts._NGINX.replace("/etc/nginx", str(tmp_path))
-    for text, expected in (("# Managed by Groundwork\n", [site]), ("http {}\n", [ours, site])):
+    for text, expected in (("# Managed by Groundwork\n", []), ("http {}\n", [ours, site])):
         ours.write_text(text)
         path = f"{tmp_path}:{os.environ['PATH']}"
         said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env={"PATH": path}, check=True).stdout
         assert read(said.splitlines()).sites == list(map(str, expected))
+        running = said + 'S|tcp LISTEN 0 5 *:80 *:* users:(("nginx",pid=7,fd=4))\nU|7|nginx.service\n'
+        assert (told(make_here, ["nginx"], running, **FRONT) == ([], [])) == (not expected)
 
 
 CROWDSEC = "N|table inet crowdsec {\nN|\tchain in {\nN|\t\ttype filter hook input priority filter; policy accept;\nN|\t\tip saddr @bad drop\n"
