@@ -23,11 +23,25 @@ for p in $(ss -Hltunp | grep -o 'pid=[0-9]*' | cut -d= -f2 | sort -u); do echo "
 dpkg-query -W -f='P|${{Package}}|${{db:Status-Status}}\\n' {_PACKAGES} 2>/dev/null
 """
 
+_VENDORS = {"mongodb": "mongodb-org", "docker": "download.docker.com"}
+"""Role -> what stands in a source of its vendor, in the suite or in the URI, and in no other."""
+
+
+def _sources(role: str, ours: str) -> str:
+    """Lines of apt's files that have a vendor's name; without the password that a URI may have."""
+    return f"""for f in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
+  [ "$f" != /etc/apt/sources.list.d/{ours} ] && grep -qsF {_VENDORS[role]} "$f" &&
+    sed -E 's#://[^/@[:space:]]*@#://#g' "$f" | awk -v f="Q|{role}|$f|" '!/^[[:space:]]*#/ {{ print f NR "|" $0 }}'
+done
+"""
+
+
 _BASE = """
 if grep -qs '^ENABLED=yes' /etc/ufw/ufw.conf && LC_ALL=C ufw status 2>/dev/null | grep -q '^Status: active'; then
   echo 'W|'; ufw show added 2>/dev/null | sed -n 's/^ufw /W|ufw /p'
 fi
 systemctl is-active --quiet firewalld && echo 'F|'
+grep -qs 'Managed by Groundwork' /etc/groundwork/firewall.nft && echo 'G|'
 if nft -v >/dev/null 2>&1; then nft -t list ruleset 2>/dev/null | sed 's/^/N|/'
 elif iptables -V >/dev/null 2>&1; then iptables-save 2>/dev/null | sed 's/^/I|/'; fi
 for u in nftables netfilter-persistent iptables; do systemctl is-enabled --quiet $u 2>/dev/null && echo "B|$u.service"; done
@@ -38,10 +52,12 @@ done
 """
 
 _NGINX = """
+if grep -qs 'Managed by Groundwork' /etc/nginx/nginx.conf; then echo 'XG|'; else
 for f in /etc/nginx/sites-enabled/* /etc/nginx/conf.d/*.conf; do
   [ -e "$f" ] && [ "$(readlink -f "$f")" != /etc/nginx/sites-available/default ] && echo "X|$f"; done
 [ -e /etc/nginx ] && dpkg -V nginx-common nginx 2>/dev/null |
   sed -n 's#^..5.* c \\(/etc/nginx/\\(nginx.conf\\|sites-available/default\\)\\)$#X|\\1#p'
+fi
 """
 
 _MONGODB = f"""
@@ -50,8 +66,8 @@ sed -nE 's/^[[:space:]]*({_MONGOD}):[[:space:]]*/MO|\\1|/p' /etc/mongod.conf 2>/
 for p in $(pgrep -x mongod); do echo "MA|$(tr '\\0' ' ' </proc/$p/cmdline)"; done
 for d in /var/lib/mongodb $(sed -nE 's/^[[:space:]]*dbPath:[[:space:]]*//p' /etc/mongod.conf 2>/dev/null | tr -d '"'); do
   [ -e "$d/WiredTiger" ] && echo "MD|$d"; done
-grep -ls mongodb-org /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources | grep -v /mongodb-org.sources | sed 's/^/Q|mongodb|/'
-"""
+grep -qs 'Managed by Groundwork' /etc/mongod.conf && echo 'MG|'
+{_sources("mongodb", "mongodb-org.sources")}"""
 
 _REDIS_SCRIPT = f"""
 c=/etc/redis/redis.conf
@@ -71,9 +87,8 @@ if [ -S /run/docker.sock ]; then
   i=$(docker ps -q); [ -z "$i" ] || docker inspect -f 'DC|{{.Name}}|{{.HostConfig.RestartPolicy.Name}}|{{range $p, $b := .NetworkSettings.Ports}}{{range $b}}{{.HostIp}}:{{.HostPort}} {{end}}{{end}}' $i
 fi
 grep -ohs '"[a-z0-9-]*"[[:space:]]*:' /etc/docker/daemon.json | sed 's/^"\\([^"]*\\)".*/DK|\\1/'
-grep -ls download.docker.com /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources | grep -v /docker.sources | sed 's/^/Q|docker|/'
 getent group docker | cut -d: -f4 | tr , '\\n' | sed -n 's/^./DU|&/p'
-"""
+""" + _sources("docker", "docker.sources")
 
 _SECTIONS = {"base": _BASE, "nginx": _NGINX, "mongodb": _MONGODB, "redis": _REDIS_SCRIPT, "docker": _DOCKER}
 
@@ -104,6 +119,7 @@ def read(output: Iterable[str]) -> FoundData:
     units: dict[str, str] = {}
     rules: list[str] = []
     sockets: list[str] = []
+    sources: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for line in output:
         tag, _, rest = line.partition("|")
         if tag == "S":
@@ -123,11 +139,15 @@ def read(output: Iterable[str]) -> FoundData:
             found.rules_at_boot.append(rest)
         elif tag == "A":
             found.passwords.append(rest)
+        elif tag == "G":
+            found.firewall_written = True
         elif tag == "Q":
-            role, _, path = rest.partition("|")
-            found.sources.setdefault(role, []).append(path)
+            role, path, number, text = rest.split("|", 3)
+            sources.setdefault((role, path), []).append((int(number), text))
         elif tag == "X":
             found.sites.append(rest)
+        elif tag == "XG":
+            found.nginx_ours = True
         elif tag[:1] == "M":
             _mongodb(found, tag, rest)
         elif tag[:1] == "R":
@@ -135,6 +155,8 @@ def read(output: Iterable[str]) -> FoundData:
         elif tag[:1] == "D":
             _docker(found, tag, rest)
     found.listeners = [item for line in sockets for item in _listeners(line, units)]
+    for (role, path), lines in sources.items():
+        _vendor(found, role, path, lines)
     # ufw's rules are in these tables, and ufw is told of as itself.
     ufws = {"ip filter", "ip6 filter", "iptables filter"} if found.ufw is not None else set()
     found.tables = [name for name in _tables(rules) if name not in ufws]
@@ -151,6 +173,45 @@ def _listeners(line: str, units: dict[str, str]) -> Iterable[Listener]:
     program, pid = holders[0] if holders else ("", "")
     if port.isdigit():
         yield Listener(words[0], address, int(port), program, units.get(pid, ""))
+
+
+def _vendor(found: FoundData, role: str, path: str, lines: list[tuple[int, str]]) -> None:
+    """One of apt's files: put aside where it has a vendor's repositories only, told where it has others, too."""
+    entries = list(_stanzas(lines) if path.endswith(".sources") else _one_lines(lines))
+    named = [[_VENDORS[role] in place for place in places] for _, _, places in entries]
+    if named and all(map(all, named)):
+        found.sources.setdefault(role, []).append(path)
+        return
+    for (number, text, _), names in zip(entries, named):
+        if any(names):
+            found.shared_sources.setdefault(role, []).append(f"{path}, line {number}: {text}")
+
+
+def _one_lines(lines: list[tuple[int, str]]) -> Iterable[tuple[int, str, list[str]]]:
+    """Line, text, and places (URI and suite) of the entries of a file in the one-line style (sources.list(5))."""
+    for number, line in lines:
+        text = line.split("#")[0].strip()
+        words = re.sub(r"^(deb|deb-src)\s+\[[^]]*\]", r"\1", text).split()
+        if words[:1] in (["deb"], ["deb-src"]):
+            yield number, text, [" ".join(words[1:3])]
+
+
+def _stanzas(lines: list[tuple[int, str]]) -> Iterable[tuple[int, str, list[str]]]:
+    """The same of a file in the deb822 style: each URI with each suite, in stanzas that are not switched off."""
+    fields: dict[str, str] = {}
+    first, name = 0, ""
+    for number, line in [*lines, (0, "")]:
+        if line.strip():
+            first = first if fields else number
+            if not line[0].isspace():
+                name, _, line = line.partition(":")
+                name = name.strip().lower()
+            fields[name] = f"{fields.get(name, '')} {line.strip()}".strip()
+        elif fields:
+            uris, suites = fields.get("uris", "").split(), fields.get("suites", "").split()
+            if fields.get("enabled", "yes").lower() not in ("no", "false", "without", "off", "disable", "0"):
+                yield first, f"URIs: {' '.join(uris)}, Suites: {' '.join(suites)}", [f"{uri} {suite}" for uri in uris for suite in suites]
+            fields = {}
 
 
 def _tables(rules: list[str]) -> list[str]:
@@ -181,7 +242,12 @@ def _mongodb(found: FoundData, tag: str, rest: str) -> None:
         found.mongodb.version = rest.strip()
     elif tag == "MO":
         name, _, value = rest.partition("|")
-        found.mongodb.options[name] = value.split(" #")[0].strip().strip("\"'")
+        value = value.split(" #")[0].strip().strip("\"'")
+        # Other things have a mode, too (operationProfiling).
+        if name != "mode" or value.endswith(("TLS", "SSL")):
+            found.mongodb.options[name] = value
+    elif tag == "MG":
+        found.mongodb.ours = True
     elif tag == "MD":
         found.mongodb.data.add(rest)
     elif tag == "MA":

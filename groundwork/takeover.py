@@ -87,7 +87,9 @@ class MongoDB:
     """Directories that hold data."""
     login: str = ""
     """What became of logging in as admin with the secret: good, refused, poor (it may not manage users),
-    open (there is no authorization, and no admin), unknown."""
+    open (there is no authorization, and no admin), unknown (there is no mongosh), silent (it gives no answer)."""
+    ours: bool = False
+    """Its configuration is Groundwork's: a run was cut off, after the administrator was seen to be there."""
 
     @property
     def path(self) -> str:
@@ -145,12 +147,16 @@ class Found:
     packages: set[str] = field(default_factory=set)
     """Installed, of those asked about."""
     sources: dict[str, list[str]] = field(default_factory=dict)
-    """Role -> apt's files with a vendor's repository: apt refuses the same one with two keys."""
+    """Role -> apt's files with a vendor's repository and nothing else: apt refuses the same one with two keys."""
+    shared_sources: dict[str, list[str]] = field(default_factory=dict)
+    """Role -> what names its vendor in files that name others, too: FILE, line 3: TEXT."""
     ufw: list[str] | None = None
     """Rules of an active ufw, as its own commands; None where it is not active."""
     firewalld: bool = False
     firewall_loaded: bool = False
     """Our own firewall is loaded: a run was cut off."""
+    firewall_written: bool = False
+    """Our own firewall is on disk: a run was cut off, or it is from before the role base had a mark."""
     tables: list[str] = field(default_factory=list)
     """nftables' tables (`inet filter`) that keep something out, and are nobody's we know."""
     rules_at_boot: list[str] = field(default_factory=list)
@@ -159,6 +165,8 @@ class Found:
     """People who log in with a password, and have no key."""
     sites: list[str] = field(default_factory=list)
     """nginx's files with sites, but for the distribution's own."""
+    nginx_ours: bool = False
+    """Its configuration is Groundwork's, and knows no such sites: a run was cut off."""
     mongodb: MongoDB = field(default_factory=MongoDB)
     redis: Redis = field(default_factory=Redis)
     docker: Docker = field(default_factory=Docker)
@@ -172,9 +180,21 @@ class Found:
         }
         return list(found.values())
 
-    def runs(self, unit: str) -> bool:
-        """Whether a unit waits for connections."""
-        return any(item.unit == unit for item in self.listeners)
+    def vendor(self, role: str) -> list[Met]:
+        """What becomes of apt's sources of a vendor whose repository the role declares itself."""
+        return [
+            *(told(f"{path} is kept as {path}{BEFORE}: the source that the run declares takes its place") for path in self.sources.get(role, [])),
+            *(
+                refused(f"apt refuses one repository with two keys, and this file has other repositories, too: {place}. Take that out, the run declares it itself")
+                for place in self.shared_sources.get(role, [])
+            ),
+        ]
+
+    def runs(self, unit: str, port: int | None = None, addresses: Iterable[str] = ()) -> bool:
+        """Whether a unit waits for connections; at a port, at one of these addresses."""
+        return any(
+            item.unit == unit and (port is None or item.port == port and item.address in addresses) for item in self.listeners
+        )
 
 
 def sentences(here: Here, found: Found) -> tuple[list[str], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import secrets
 import shlex
 import urllib.request
@@ -208,7 +209,7 @@ def _seen_by_controller(domain: str, token: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             return answer.read(100).decode() == token
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False
 
 

@@ -77,12 +77,12 @@ def table(rows: Iterable[Row], settings: RoleSettings | None, before: str | None
     commands = [
         command
         for row in rows
-        for command in [*_kept(row, found.get(row.path), new_here), *_agree(row, found.get(row.path), settings)]
+        for command in _agree(row, found.get(row.path), settings, new_here)
     ]
     yield from [before, *commands] if before and commands else commands
 
 
-def _agree(row: Row, now: Path | None, settings: RoleSettings):
+def _agree(row: Row, now: Path | None, settings: RoleSettings, new_here: bool = False):
     if isinstance(row, Directory):
         yield from _directory(row, now)
     elif isinstance(row, Link):
@@ -90,12 +90,12 @@ def _agree(row: Row, now: Path | None, settings: RoleSettings):
     elif isinstance(row, Absent):
         yield from _absent(row, now)
     elif isinstance(row, File):
-        yield from _file(row, now, settings)
+        yield from _file(row, now, settings, new_here)
 
 
-def _kept(row: Row, now: Path | None, new_here: bool):
+def _kept(row: File, now: Path | None, new_here: bool):
     """A copy of what was there before the role came to the host; made once."""
-    if isinstance(row, File) and row.keep and new_here and now is not None and now.kind in ("file", "link"):
+    if row.keep and new_here and now is not None:
         path, copy = shlex.quote(row.path), shlex.quote(row.path + BEFORE)
         report(f"{row.path}: what was there is kept as {row.path}{BEFORE}")
         # Ours is there where an earlier run was cut off.
@@ -141,7 +141,7 @@ def _absent(row: Absent, now: Path | None):
         yield f"{remove} -- {shlex.quote(row.path)}"
 
 
-def _file(row: File, now: Path | None, settings: RoleSettings):
+def _file(row: File, now: Path | None, settings: RoleSettings, new_here: bool = False):
     if now is not None and now.kind not in ("file", "link"):
         yield _refuse(f"{row.path} is a {now.kind}, and shall be a file: move it away")
         return
@@ -149,6 +149,7 @@ def _file(row: File, now: Path | None, settings: RoleSettings):
     if now is not None and now.sha256 == hashlib.sha256(content).hexdigest():
         yield from _ownership(row, now)
         return
+    yield from _kept(row, now, new_here)
     report(f"{row.path}: {'new' if now is None else 'changed'}")
     _show_diff(row, content)
     yield write(row, content, settings)

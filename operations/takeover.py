@@ -10,6 +10,7 @@ from pyinfra.api import StringCommand, operation
 from pyinfra.api.exceptions import PyinfraError
 
 from groundwork.context import current, secret_value
+from groundwork.settings import HostSettings
 from groundwork.takeover import BEFORE, Found
 from groundwork.templates import ROOT
 from operations.report import report
@@ -17,6 +18,12 @@ from operations.report import report
 _MONGOSH = (
     'home=$(mktemp -d) && trap \'rm -rf "$home"\' EXIT && '
     "HOME=$home mongosh --quiet --norc --nodb --file /dev/stdin"
+)
+
+_NO_ADMINISTRATOR = (
+    "MongoDB has data, and no administrator admin with the secret mongodb/admin, nor can one be made. Its configuration was "
+    "not touched, and it asks for no more passwords than before. Run again: now that mongosh is installed, the run says what "
+    "to type. MongoDB's answer"
 )
 
 # The password is read where it lies: it never leaves the host, and is in no argument.
@@ -34,27 +41,30 @@ done"""
 def mongodb(found: Found | None):
     """Make the administrator in a MongoDB that asked nobody for a password; its data and users stay.
 
+    It comes before the configuration, and after mongosh: nothing asks for passwords before somebody is known
+    to have one that may make others.
+
     Args:
         found: what was there; None where the role was before.
     """
-    if found is None or not found.mongodb.data or found.mongodb.login != "open":
+    if found is None or found.mongodb.ours or not found.mongodb.data or found.mongodb.login == "good":
         return
-    report("MongoDB: administrator admin made on the data that is there")
+    report("MongoDB: administrator admin made on the data that is there, if it is not there yet")
     yield StringCommand(
-        f"answer=$({_MONGOSH} | tail -n 1); case $answer in *good*|*made*) ;; "
-        '*) echo "MongoDB: admin can not be made: ${answer:-no answer}" >&2; exit 1;; esac',
+        f"answer=$({_MONGOSH} | tail -n 1); case $answer in '{{\"login\":\"good\"}}'|'{{\"login\":\"made\"}}') ;; "
+        f"*) printf '%s: %s\\n' {shlex.quote(_NO_ADMINISTRATOR)} \"${{answer:-no answer}}\" >&2; exit 1;; esac",
         _stdin=mongodb_script(found.mongodb.port, apply=True),
     )
 
 
 def mongodb_login(found: Found) -> str:
     """Whether admin with the secret gets into the MongoDB on the current host: see `MongoDB.login`."""
-    command = StringCommand(f"mongosh --version >/dev/null 2>&1 || exit 3; {_MONGOSH}")
+    command = StringCommand(f"mongosh --version >/dev/null 2>&1 || {{ echo absent; exit; }}; {_MONGOSH}")
     good, output = host.run_shell_command(command, _sudo=True, _stdin=mongodb_script(found.mongodb.port))
     for line in output.stdout_lines:
         if good and line.startswith("{"):
             return json.loads(line)["login"]
-    return "unknown"
+    return "unknown" if "absent" in output.stdout_lines else "silent"
 
 
 def mongodb_script(port: int, apply: bool = False) -> str:
@@ -107,7 +117,8 @@ def base(found: Found | None, mark: str):
     """
     if found is None or mark in (current().machine.marks if current().machine else ()):
         return
-    if found.ufw is not None:
+    # On a host from before the mark, ufw ran beside our rules: then that is for somebody to decide.
+    if found.ufw is not None and (not found.firewall_written or "base" in current().settings(HostSettings).take_over):
         report("ufw: disabled; its rules stay in /etc/ufw")
         yield "ufw disable >/dev/null"
     yield f"mkdir -p /var/lib/groundwork && touch {shlex.quote(mark)}"
@@ -126,6 +137,6 @@ def ask(roles: list[str]) -> Found:
     if not good:
         raise PyinfraError(f"can't be asked what runs on it: {' '.join(output.stderr_lines[-1:])}")
     found = fact.process(output.stdout_lines)
-    if "mongodb" in roles and found.mongodb.data and found.runs("mongod.service"):
+    if "mongodb" in roles and found.mongodb.data and not found.mongodb.ours and found.runs("mongod.service"):
         found.mongodb.login = mongodb_login(found)
     return found

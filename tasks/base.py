@@ -22,7 +22,7 @@ from groundwork import connections
 from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Link, Row
 from groundwork.settings import Address, Domain, Network, Part, Port, RoleSettings, Size, UserName, is_address
-from groundwork.takeover import Found, Met, asked, refused
+from groundwork.takeover import Found, Met, asked, refused, told
 from groundwork.topology import INTERNET, Flow, Here, Machine, Opening
 from operations import accounts, apt, files, firewall, host, service, sshd, swap, sysctl, takeover, unconfirmed, wait
 
@@ -397,6 +397,11 @@ class Settings(RoleSettings):
         ]
 
     def meets(self, found: Found, here: Here) -> Iterable[Met]:
+        for met in self._meets(found, here):
+            # Beside what is there Groundwork has been already: it has asked, or it is older than the questions.
+            yield told(met.what) if found.firewall_written else met
+
+    def _meets(self, found: Found, here: Here) -> Iterable[Met]:
         yield from self.taken_ports(found)
         if found.firewalld:
             yield refused("firewalld is active: declare what it lets in as flows, then `systemctl disable --now firewalld`")
@@ -410,7 +415,7 @@ class Settings(RoleSettings):
             rules = "; ".join(found.ufw) or "nothing"
             yield asked(
                 f"ufw is active, and what a flow opens it may keep closed. It has: {rules}. Declare what shall stay open as "
-                "flows, then `ufw disable`; or the run does that, when its own rules are loaded"
+                "flows, then `ufw disable`; or, with take_over, the run does that, when its own rules are loaded"
             )
         if closed := self._closed(found, here):
             yield asked(

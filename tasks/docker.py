@@ -12,7 +12,7 @@ from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Row
 from groundwork.settings import Address, HostSettings, Network, RoleSettings, Size, UserName
 from groundwork import takeover
-from groundwork.takeover import BEFORE, Found, Met, asked, refused, told
+from groundwork.takeover import BEFORE, Found, Met, asked, refused
 from groundwork.topology import Here
 from operations import accounts, apt, files, service, wait
 from operations import takeover as takeover_operations
@@ -144,8 +144,7 @@ class Settings(RoleSettings):
 
     def meets(self, found: Found, here: Here) -> Iterable[Met]:
         yield from self.taken_ports(found)
-        for path in found.sources.get("docker", []) if self.repository == "vendor" else []:
-            yield told(f"{path} is kept as {path}{BEFORE}: the source that the run declares takes its place")
+        yield from found.vendor("docker") if self.repository == "vendor" else []
         there = found.docker
         other = {"distribution": "docker-ce", "vendor": "docker.io"}[self.repository]
         if other in found.packages:

@@ -212,12 +212,11 @@ class Settings(RoleSettings):
 
     def meets(self, found: Found, here: Here) -> Iterable[Met]:
         yield from self.taken_ports(found)
-        for path in found.sources.get("mongodb", []):
-            yield told(f"{path} is kept as {path}{BEFORE}: the source that the run declares takes its place")
+        yield from found.vendor("mongodb")
         there = found.mongodb
-        if not there.data:
+        if there.ours or not there.data:
             return
-        unfit = list(self._unfit(there, here, found.runs("mongod.service")))
+        unfit = [*self._unfit(there, here, found.runs("mongod.service")), *self._unasked(there, found)]
         yield from unfit
         if unfit:
             return
@@ -227,7 +226,7 @@ class Settings(RoleSettings):
             changes.append("it asks nobody for a password, and will: the administrator admin is made on its data")
         if there.port != self.port:
             changes.append(f"it moves from port {there.port} to {self.port}")
-        if "TLS" in there.options.get("mode", "").upper() or "SSL" in there.options.get("mode", "").upper():
+        if there.options.get("mode", "").endswith(("TLS", "SSL")) and not there.options["mode"].startswith("disabled"):
             changes.append("it will not speak TLS any more")
         text = f"MongoDB {there.version} has data in {there.path}: {'; '.join([*changes, kept])}"
         yield asked(text) if changes else told(text)
@@ -258,8 +257,24 @@ class Settings(RoleSettings):
             yield refused(f"there is data in {there.path}, and mongod does not run, so nobody can ask it for its users: `systemctl start mongod`")
         elif there.login in ("refused", "poor"):
             yield refused(_NO_ADMIN[there.login].format(port=there.port))
-        elif there.login == "unknown" and there.guarded:
-            yield refused("it can't be asked whether it has the administrator admin: `apt-get install mongodb-mongosh`, and does it listen on 127.0.0.1?")
+
+    def _unasked(self, there: takeover.MongoDB, found: Found) -> Iterable[Met]:
+        """Why it can't be asked for the administrator; with no mongosh, operations.takeover.mongodb asks it later."""
+        if there.login not in ("unknown", "silent"):
+            return
+        unasked = "it can't be asked whether it has the administrator admin: "
+        if not found.runs("mongod.service", there.port, ("127.0.0.1", "0.0.0.0")):
+            yield refused(
+                f"{unasked}mongod does not listen on 127.0.0.1, port {there.port}: add 127.0.0.1 to net.bindIp in /etc/mongod.conf, "
+                "`systemctl restart mongod`"
+            )
+        elif there.options.get("mode") in ("requireTLS", "requireSSL"):
+            allow = there.options["mode"].replace("require", "prefer")
+            yield refused(f"{unasked}it requires TLS: set mode: {allow} in /etc/mongod.conf, `systemctl restart mongod`")
+        elif there.login == "silent":
+            yield refused(f"{unasked}it does not answer on 127.0.0.1, where `mongosh --port {there.port}` says why")
+        elif there.guarded:
+            yield refused(f"{unasked}`apt-get install mongodb-mongosh`")
 
     def _series_errors(self, here: Here) -> Iterable[str]:
         published = self._published(here)

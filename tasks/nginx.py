@@ -201,7 +201,7 @@ class Settings(RoleSettings):
                 f"nginx has sites of its own, which will not be served any more: {', '.join(found.sites)}. These files "
                 f"stay, and nginx.conf is kept as /etc/nginx/nginx.conf{BEFORE}"
             )
-        elif found.runs("nginx.service"):
+        elif found.runs("nginx.service") and not found.nginx_ours:
             yield told("nginx runs here, with the distribution's default site alone: the application's takes its place")
 
     def errors(self, here: Here) -> Iterable[str]:

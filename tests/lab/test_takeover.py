@@ -58,6 +58,8 @@ sleep 0.5
 mongosh --quiet shop --eval 'db.items.insertMany([{n: 1}, {n: 2}, {n: 3}]); db.createUser({user: "legacy", pwd: "legacy", roles: ["read"]})' >/dev/null
 mkdir -p /srv/other; systemd-run -q --unit=reports python3 -m http.server -d /srv/other 9000
 systemd-run -q --unit=forgotten python3 -m http.server -d /srv/other 9001
+mongosh --quiet admin --eval 'db.createUser({user: "admin", pwd: "another", roles: ["root"]})' >/dev/null
+DEBIAN_FRONTEND=noninteractive apt-get -qq -y remove mongodb-mongosh >/dev/null 2>&1; ! command -v mongosh
 ufw allow 22/tcp >/dev/null; ufw allow 80/tcp >/dev/null; ufw allow 9000/tcp >/dev/null; ufw --force enable >/dev/null
 """
 
@@ -70,6 +72,8 @@ printf 'security:\\n  authorization: enabled\\n' >>/etc/mongod.conf; systemctl r
 cd $(mktemp -d); mkdir -p root/bin; cp $(command -v busybox) root/bin/; ln -s busybox root/bin/sh; ln -s busybox root/bin/sleep; tar -C root -c bin | docker import - small:latest >/dev/null
 docker run -d --name keeps --restart unless-stopped -p 8080:80 small sleep 3600 >/dev/null
 echo '{"log-level": "warn"}' >/etc/docker/daemon.json; usermod -aG docker games
+mkdir /srv/corp; touch /srv/corp/Packages
+{ echo '# our mirror'; echo 'deb [trusted=yes] file:/srv/corp ./'; cat /etc/apt/sources.list.d/old.list; } >/etc/apt/sources.list.d/corp.list
 """
 
 
@@ -144,6 +148,7 @@ def test_all_is_told_at_once_and_nothing_is_touched(used):
         "taken1: redis: its maxmemory-policy is noeviction": ["set redis_maxmemory_policy"],
         "taken2: nginx: port 80 is taken by python3 (oldsite.service)": ["systemctl disable --now oldsite.service"],
         "taken2: mongodb: it refuses the administrator admin": ["createUser", "passwordPrompt()", "mongodb/admin --no-generate"],
+        "taken2: mongodb: apt refuses one repository with two keys": ["/etc/apt/sources.list.d/corp.list, line 3: deb [signed-by=/etc/apt/keyrings/old.asc]"],
         "taken2: docker: containers run (keeps)": ["8080", 'take_over = ["docker"]'],
         "taken2: docker: /etc/docker/daemon.json has log-level": ["daemon.json.before-groundwork"],
         "taken2: docker: games will not be in the group docker": ["docker_users"],
@@ -152,13 +157,14 @@ def test_all_is_told_at_once_and_nothing_is_touched(used):
         assert len(line) == 1, f"{host}\n{done.stderr}"
         for word in words:
             assert word in line[0], line[0]
-    assert len([line for line in done.stderr.splitlines() if line.strip().startswith("- ")]) == 10, done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.strip().startswith("- ")]) == 11, done.stderr
     assert "old pass" not in done.stderr + done.stdout
     _untouched(used)
 
 
 def test_one_host_is_taken_over_with_all_that_it_holds(used, directory):
     decided = _inventory(directory, "found_lab", DECIDED)
+    _an_administrator_comes_before_passwords(used, decided)
     done = _run(decided, "--limit", "taken1")
     assert done.returncode == 0, done.stderr[-4000:]
     assert "kept as /etc/nginx/nginx.conf.before-groundwork" in done.stderr
@@ -182,6 +188,18 @@ def test_one_host_is_taken_over_with_all_that_it_holds(used, directory):
     assert _page("10.87.0.81", 9001) == ""
     assert _page("10.87.0.82") != "", "the other host was not in this run"
     _nothing_more(decided, "taken1")
+
+
+def _an_administrator_comes_before_passwords(used: Lab, decided: Lab) -> None:
+    """With no mongosh nobody could ask whether there is an admin: there is, with another password."""
+    done = _run(decided, "--limit", "taken1")
+    assert done.returncode == 1 and "no administrator admin with the secret mongodb/admin" in done.stderr, done.stderr[-4000:]
+    assert _root(used, "taken1", "ls /etc/mongod.conf.before-groundwork /etc/systemd/system/mongod.service.d; grep authorization: /etc/mongod.conf", check=False) == ""
+    assert _root(used, "taken1", "mongosh --quiet shop --eval 'db.items.countDocuments()'").strip() == "3"
+    done = _run(decided, "--limit", "taken1")
+    assert done.returncode == 1 and "taken1: mongodb: it refuses the administrator admin" in done.stderr, done.stderr[-4000:]
+    assert "nothing was changed" in done.stderr and "taken1: base" not in done.stderr
+    _root(used, "taken1", "mongosh --quiet admin --eval 'db.dropUser(\"admin\")'")
 
 
 def _nothing_more(inventory: Lab, host: str) -> None:
@@ -215,7 +233,7 @@ def test_the_way_out_is_one(used, directory):
     assert done.returncode == 1 and "taken1" not in done.stderr.split("put right")[1]
     assert "an old site" in _page("10.87.0.82")
 
-    _root(used, "taken2", "systemctl stop oldsite.service")
+    _root(used, "taken2", "systemctl stop oldsite.service; sed -i 3d /etc/apt/sources.list.d/corp.list")
     create = f"db.getSiblingDB('admin').createUser({{user: 'admin', pwd: {json.dumps(SECRETS['GROUNDWORK_SECRET_MONGODB_ADMIN'])}, roles: ['userAdminAnyDatabase']}})"
     _root(used, "taken2", f"mongosh --quiet 'mongodb://boss:boss@127.0.0.1/admin' --file /dev/stdin <<'E'\n{create}\nE\n")
     done = _run(decided)
@@ -225,6 +243,8 @@ def test_the_way_out_is_one(used, directory):
     assert _count("taken2", used) == "1"
     assert _login("taken2", used, "boss", "boss", "admin") == "true"
     assert _root(used, "taken2", "docker ps --format '{{.Names}}'").strip() == "keeps"
+    sources = _root(used, "taken2", "cd /etc/apt/sources.list.d; ls; cat corp.list")
+    assert "old.list.before-groundwork" in sources and "deb [trusted=yes] file:/srv/corp ./" in sources
     assert "log-level" in _root(used, "taken2", "cat /etc/docker/daemon.json.before-groundwork")
     assert "<html" in _page("10.87.0.82")
     _nothing_more(decided, "taken2")

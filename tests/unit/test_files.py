@@ -214,3 +214,18 @@ def test_what_was_there_first_is_kept_once(tmp_path, said):
     assert not copy.exists()
     assert list(files._kept(row, ask(live)[str(live)], new_here=False)) == []
     assert list(files._kept(File(str(live)), ask(live)[str(live)], new_here=True)) == []
+
+
+def test_ours_is_not_kept_as_what_was_there_first(tmp_path, said, monkeypatch):
+    """A file that says of nobody whose it is (daemon.json), after a run that was cut off."""
+    monkeypatch.setattr(files, "current", lambda: None)
+    monkeypatch.setattr(files, "_show_diff", lambda row, content: None)
+    live, copy = tmp_path / "a.json", tmp_path / "a.json.before-groundwork"
+    row = File(str(live), content="{}\n", owner=USER, group=GROUP, mode="640", keep=True)
+    live.write_text("{}\n")
+    live.chmod(0o640)
+    assert list(files._agree(row, ask(live)[str(live)], None, new_here=True)) == [] and said == []
+    live.write_text('{"theirs": 1}\n')
+    keep, change = files._agree(row, ask(live)[str(live)], None, new_here=True)
+    assert subprocess.run(["sh", "-c", keep]).returncode == 0 and copy.read_text() == '{"theirs": 1}\n'
+    assert "kept as" in said[0] and "changed" in said[-1]

@@ -7,7 +7,9 @@ import getpass
 import grp
 import os
 import re
+import socket
 import subprocess
+import threading
 
 import pytest
 
@@ -340,6 +342,20 @@ def test_certbot_is_asked_by_options_that_every_version_has():
 )
 def test_where_a_domain_leads(answers, leads, wrong):
     assert (certificate._leads_here(answers), certificate._is_wrong(answers)) == (leads, wrong)
+
+
+def test_a_port_80_that_does_not_speak_http_is_not_this_host():
+    """An exception would end the run for every host."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            connection.recv(1000)
+            connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        assert certificate._seen_by_controller(f"127.0.0.1:{server.getsockname()[1]}", "token") is False
 
 
 def test_the_fact_reads_what_certbot_keeps(tmp_path, monkeypatch):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import subprocess
 
 import pytest
 
+from facts import found as facts
 from facts.found import Found as Fact
 from facts.found import read
 from groundwork.takeover import new_roles, sentences
+from operations import takeover as operations
 from tests.unit.conftest import machine
 from tests.unit.pyinfra_fake import group_data, inventory, run
 
@@ -43,6 +48,25 @@ N|\t\ttcp dport 22 ip saddr @addr-set-sshd reject with icmp port-unreachable
 N|\t}
 N|}
 """
+
+
+_MONGODBS = "http://repo.mongodb.org/apt/debian bookworm/mongodb-org/6.0 main"
+_CORP = "Q|mongodb|/etc/apt/sources.list.d/corp"
+SOURCES = {
+    "alone": f"Q|mongodb|/etc/apt/sources.list.d/old.list|2|deb {_MONGODBS}\nQ|mongodb|/etc/apt/sources.list.d/old.list|3|deb-src {_MONGODBS}\n",
+    "shared": f"{_CORP}.list|1|deb http://mirror.example/debian bookworm main\n{_CORP}.list|3|deb [arch=amd64 signed-by=/k.asc] {_MONGODBS} # ours\n",
+    "a comment": f"{_CORP}.list|1|deb http://mirror.example/debian bookworm main # no mongodb-org here\n",
+    "a keyring": f"{_CORP}.list|1|deb [signed-by=/usr/share/keyrings/mongodb-org.gpg] http://mirror.example/debian bookworm main\n",
+    "stanzas": (
+        f"{_CORP}.sources|1|Types: deb\n{_CORP}.sources|2|URIs: http://mirror.example/debian\n{_CORP}.sources|3|Suites: bookworm\n{_CORP}.sources|5|\n"
+        f"{_CORP}.sources|6|Types: deb\n{_CORP}.sources|7|URIs:\n{_CORP}.sources|8|  http://repo.mongodb.org/apt/debian\n"
+        f"{_CORP}.sources|9|Suites: bookworm/mongodb-org/6.0\n"
+    ),
+    "two URIs": f"{_CORP}.sources|1|URIs: http://a.example http://repo.mongodb.org/mongodb-org\n{_CORP}.sources|2|Suites: bookworm\n",
+    "switched off": f"{_CORP}.sources|1|Enabled: no\n{_CORP}.sources|2|URIs: http://a.example\n{_CORP}.sources|3|Suites: bookworm/mongodb-org/6.0\n",
+}
+"""What the script prints of apt's files that have the vendor's name anywhere: it leaves comment lines out."""
+DOCKERS_SOURCE = "Q|docker|/etc/apt/sources.list.d/d.list|1|deb https://download.docker.com/linux/debian bookworm stable\n"
 
 
 def told(make_here, roles: list[str], text: str, login: str = "", **data: object) -> tuple[list[str], list[str]]:
@@ -98,8 +122,24 @@ SITUATIONS = {
         + "MA|/usr/bin/mongod --dbpath=/data/db --port 27017\n", "refused", "its data is in /data/db", {"login": "good"},
     ),
     "MongoDB of another series": (["mongodb"], DATA.replace("6.0.5", "5.0.9"), "refused", 'set mongodb_series = "5.0"', {"login": "open"}),
-    "MongoDB's source": (["mongodb"], "Q|mongodb|/etc/apt/sources.list.d/old.list\n", "told", "old.list.before-groundwork", {}),
-    "Docker's source": (["docker"], "Q|docker|/etc/apt/sources.list.d/d.list\n", "told", "d.list is kept", {"docker_repository": "vendor"}),
+    "MongoDB that nobody can ask, without passwords": (["mongodb"], DATA, "refused", "does not answer on 127.0.0.1", {"login": "silent"}),
+    "MongoDB that does not listen on loopback": (
+        ["mongodb"], DATA.replace("127.0.0.1:27017", "127.0.0.2:27017"), "refused", "add 127.0.0.1 to net.bindIp", {"login": "unknown"},
+    ),
+    "MongoDB with TLS alone": (["mongodb"], DATA + "MO|mode|requireTLS\nMO|mode|off\n", "refused", "set mode: preferTLS", {"login": "unknown"}),
+    "MongoDB without passwords, and no mongosh yet": (["mongodb"], DATA, "asked", "asks nobody for a password", {"login": "unknown"}),
+    "MongoDB's source": (["mongodb"], SOURCES["alone"], "told", "old.list.before-groundwork", {}),
+    "MongoDB's source among others": (
+        ["mongodb"], SOURCES["shared"], "refused",
+        "corp.list, line 3: deb [arch=amd64 signed-by=/k.asc] http://repo.mongodb.org/apt/debian bookworm/mongodb-org/6.0 main. Take that out", {},
+    ),
+    "MongoDB's stanza among others": (["mongodb"], SOURCES["stanzas"], "refused", "corp.sources, line 6: URIs: http://repo.mongodb.org/apt/debian,", {}),
+    "a stanza of MongoDB's URI and another": (["mongodb"], SOURCES["two URIs"], "refused", "corp.sources, line 1: URIs: http://a.example", {}),
+    "Docker's source": (["docker"], DOCKERS_SOURCE, "told", "d.list is kept", {"docker_repository": "vendor"}),
+    "Docker's source among others": (
+        ["docker"], DOCKERS_SOURCE + "Q|docker|/etc/apt/sources.list.d/d.list|2|deb http://mirror.example/debian bookworm main\n",
+        "refused", "d.list, line 1: deb", {"docker_repository": "vendor"},
+    ),
     "a replica set": (["mongodb"], DATA + "MO|replSetName|rs0\n", "refused", "replSetName = rs0", {"login": "good"}),
     "MongoDB's directories": (["mongodb"], DATA + "MO|directoryPerDB|true\n", "refused", "directoryPerDB", {"login": "good"}),
     "MongoDB stopped": (["mongodb"], "MV|6.0.5\nMD|/var/lib/mongodb\n", "refused", "systemctl start mongod", {}),
@@ -152,6 +192,106 @@ def test_what_only_the_host_reaches_is_not_closed(make_here):
 def test_a_run_that_was_cut_off_is_not_asked_about_its_own(make_here):
     text = 'S|tcp LISTEN 0 5 *:9000 *:* users:(("java",pid=7,fd=4))\nN|table inet groundwork {\nRG|\nRF|/var/lib/redis/dump.rdb\n'
     assert told(make_here, ["redis"], text) == ([], [])
+
+
+@pytest.mark.parametrize("name", ["a comment", "a keyring", "switched off"])
+def test_a_source_that_only_mentions_a_vendor_stays(make_here, name):
+    assert told(make_here, ["mongodb"], SOURCES[name], mongodb_series="6.0", mongodb_repository="http://mirror.example/apt") == ([], [])
+
+
+def test_apts_files_are_read_without_their_passwords(tmp_path):
+    """Run for real, on files of both styles."""
+    (tmp_path / "corp.list").write_text(f"# mongodb-org\n\n  # deb {_MONGODBS}\ndeb http://me:secret@mirror.example/debian bookworm main\n")
+    (tmp_path / "old.sources").write_text("Types: deb\n# a comment\nURIs: http://x:y@repo.example/apt\nSuites: bookworm/mongodb-org/6.0\n")
+    (tmp_path / "mongodb-org.sources").write_text("Suites: bookworm/mongodb-org/6.0\n")
+    script = facts._sources("mongodb", "mongodb-org.sources").replace("/etc/apt/sources.list.d", str(tmp_path)).replace("/etc/apt/sources.list ", "")
+    said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False).stdout
+    assert "secret" not in said and "x:y" not in said and "http://mirror.example" in said
+    found = read(said.splitlines())
+    assert found.sources == {"mongodb": [str(tmp_path / "old.sources")]} and found.shared_sources == {}
+
+
+def test_a_first_run_that_was_cut_off_in_mongodb_goes_on(make_here):
+    """Written: port 27018, which the running mongod does not have yet."""
+    text = DATA + "MO|authorization|enabled\nMO|port|27018\nMG|\n"
+    data = {"mongodb_series": "6.0", "mongodb_repository": "http://mirror.example/apt", "mongodb_port": 27018}
+    assert told(make_here, ["mongodb"], text, "silent", **data) == ([], [])
+
+
+def test_a_first_run_that_was_cut_off_in_docker_goes_on(make_here):
+    here = make_here(["docker"])
+    settings = here.settings(here.topology.roles["docker"])
+    written = json.dumps(settings.daemon(here), indent=2)
+    words = "".join(f"DK|{word}\n" for word in re.findall(r'"([a-z0-9-]*)"\s*:', written))
+    assert "DK|live-restore" in words and told(make_here, ["docker"], words) == ([], [])
+
+
+def test_a_first_run_that_was_cut_off_in_nginx_goes_on(make_here, tmp_path):
+    """Run for real, with a dpkg that finds the files changed."""
+    site, ours = tmp_path / "sites-available" / "default", tmp_path / "nginx.conf"
+    site.parent.mkdir()
+    site.write_text("server {}\n")
+    program = tmp_path / "dpkg"
+    program.write_text(f"#!/bin/sh\nprintf '??5?????? c %s\\n' {ours} {site}\n")
+    program.chmod(0o755)
+    script = facts._NGINX.replace("/etc/nginx", str(tmp_path))
+    for text, expected in (("# Managed by Groundwork\n", []), ("http {}\n", [ours, site])):
+        ours.write_text(text)
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env={"PATH": path}, check=True).stdout
+        assert read(said.splitlines()).sites == list(map(str, expected))
+        running = said + 'S|tcp LISTEN 0 5 *:80 *:* users:(("nginx",pid=7,fd=4))\nU|7|nginx.service\n'
+        assert (told(make_here, ["nginx"], running, **FRONT) == ([], [])) == (not expected)
+
+
+CROWDSEC = "N|table inet crowdsec {\nN|\tchain in {\nN|\t\ttype filter hook input priority filter; policy accept;\nN|\t\tip saddr @bad drop\n"
+
+
+def test_a_host_from_before_the_mark_of_base_is_told_and_not_refused(make_here):
+    assert told(make_here, ["base"], CROWDSEC)[1]
+    notes, errors = told(make_here, ["base"], CROWDSEC + "N|}\nN|}\nN|table inet groundwork {\nW|\nG|\n")
+    assert not errors and len(notes) == 2 and "inet crowdsec" in notes[0] and "ufw is active" in notes[1]
+
+
+def _commands(operation, here, monkeypatch, **arguments):
+    """What an operation would have a host do."""
+    monkeypatch.setattr(operations, "current", lambda: here)
+    monkeypatch.setattr(operations, "report", lambda text: None)
+    monkeypatch.setattr(operations, "secret_value", lambda name: "a secret")
+    return list(operation._inner(**arguments))
+
+
+def test_ufw_goes_on_a_host_from_before_only_knowingly(make_here, monkeypatch):
+    mark = "/var/lib/groundwork/base"
+    for text, data, goes in (
+        ("W|\n", {}, True),  # the run would have stopped without take_over
+        ("W|\nG|\n", {}, False),
+        ("W|\nG|\n", {"take_over": ["base"]}, True),
+    ):
+        commands = _commands(operations.base, make_here(["base"], **data), monkeypatch, found=read(text.splitlines()), mark=mark)
+        assert ("ufw disable >/dev/null" in commands) == goes and f"touch {mark}" in commands[-1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "good"),
+    [
+        ('{"login":"good"}', True), ('{"login":"made"}', True), ('{"login":"refused"}', False), ('{"login":"poor"}', False),
+        ("", False), ("MongoServerSelectionError: not good", False),
+    ],
+)  # fmt: skip
+def test_no_passwords_are_asked_for_before_an_administrator_is_there(make_here, monkeypatch, tmp_path, answer, good):
+    """Run for real, with a mongosh that gives the answer."""
+    found = read(DATA.splitlines())
+    found.mongodb.login = "unknown"
+    (command,) = _commands(operations.mongodb, make_here(["mongodb"]), monkeypatch, found=found)
+    (tmp_path / "mongosh").write_text(f"#!/bin/sh\ncat >/dev/null\necho '{answer}'\n")
+    (tmp_path / "mongosh").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-c", command.get_raw_value()], input="", capture_output=True, text=True, env=environment)
+    assert (done.returncode == 0) == good
+    assert good or "Its configuration was not touched" in done.stderr and (answer or "no answer") in done.stderr
+    found.mongodb.login = "good"
+    assert _commands(operations.mongodb, make_here(["mongodb"]), monkeypatch, found=found) == []
 
 
 def test_where_all_roles_were_nothing_is_asked(make_here):
