@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,8 @@ FILES = """
 sha256sum /etc/groundwork/firewall.nft /etc/sudoers.d/groundwork /etc/ssh/sshd_config.d/00-groundwork.conf 2>&1
 sha256sum /home/*/.ssh/authorized_keys; sshd -T | sort; ss -Hltnp | grep sshd | awk '{print $4}' | sort
 """
+KEPT = "/var/lib/groundwork/unconfirmed"
+DROP_IN = "/etc/ssh/sshd_config.d/00-groundwork.conf"
 TABLE = "nft -s list table inet groundwork; cat /run/groundwork/firewall.loaded"
 STATE = f"{FILES}\n{TABLE}"
 """What counts of firewall, sshd, keys and sudo; on disk and live."""
@@ -87,7 +90,8 @@ def broken(tmp_path):
 
 NO_NEW_CONNECTION = ("base/firewall.nft.j2", '        iifname "lo" accept', f"ip saddr {CONTROLLER} ct state new drop")
 NO_PACKET = ("base/firewall.nft.j2", '        iifname "lo" accept', f"ip saddr {CONTROLLER} drop")
-NOBODY = ("base/sshd.conf.j2", "PermitRootLogin", "AllowUsers nobody")
+NOBODY = ("base/sshd.conf.j2", "PermitRootLogin", "AuthorizedKeysFile none")
+"""What check-sshd does not see beforehand."""
 
 
 def run(stack: Lab, *arguments: str, where: Path = ROOT, host: str = "lockout1") -> subprocess.CompletedProcess:
@@ -165,6 +169,60 @@ def test_two_changes_that_lock_out_are_both_put_back(pair, broken):
     assert "base_ssh_sources, base_ssh_port and flows" in done.stderr
     assert ask(pair, STATE) == before
     assert ask(pair, LEFT) == ""
+
+
+@contextmanager
+def stopped_at_the_first_change(stack: Lab, where: Path):
+    """A run against lockout1 that is stopped as soon as the host keeps what was there, and then goes on."""
+    process = subprocess.Popen(
+        command(stack, "lockout1"), cwd=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL, text=True, env={**os.environ, "PYINFRA_PROGRESS": "off"},
+    )  # fmt: skip
+    wait = f"for n in $(seq 600); do [ -e {KEPT}/run ] && exit; sleep 0.1; done; exit 1"
+    ask(stack, wait)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+def test_a_run_slower_than_the_delay_changes_no_more(pair, broken):
+    before = ask(pair, STATE)
+    with stopped_at_the_first_change(pair, broken(NO_NEW_CONNECTION, NOBODY)) as process:
+        ask(pair, f"for n in $(seq 300); do [ -e {KEPT} ] || exit 0; sleep 0.1; done; exit 1")
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 1 and "no new connection confirmed what this run had changed" in said, said[-3000:]
+    assert ask(pair, STATE) == before
+    assert ask(pair, LEFT) == ""
+
+
+def test_what_nobody_has_confirmed_or_loaded_is_not_what_was_there_before(pair, broken):
+    """A drop-in of ours that lies on disk and runs nowhere: the confirmed one is put back."""
+    before = ask(pair, STATE)
+    ask(pair, f"sed -i '1a AuthorizedKeysFile none' {DROP_IN}")
+    put_back(run(pair, where=broken(NO_NEW_CONNECTION)), DROP_IN, "the live firewall")
+    assert ask(pair, STATE) == before
+    assert ask(pair, LEFT) == ""
+
+
+def test_what_somebody_else_left_to_be_loaded_with_our_reload_is_refused(pair):
+    foreign = "/etc/ssh/sshd_config.d/50-team.conf"
+    try:
+        for line, said in (
+            ("AllowUsers somebodyelse admin@192.0.2.0/24", "AllowUsers does not name them"),
+            ("DenyGroups nobody root *d*", "DenyGroups names them"),
+            (f"Match Address {CONTROLLER}\\n PubkeyAuthentication no", "would take no public key"),
+            ("ListenAddress 127.0.0.1", "would not listen at 10.87.0.31 port 22"),
+        ):
+            ask(pair, f"printf '{line}\\n' >{foreign}")
+            done = run(pair)
+            assert done.returncode == 1 and said in done.stderr and f"{foreign}:" in done.stderr, done.stderr[-3000:]
+        ask(pair, f"echo 'AllowUsers somebodyelse *@{CONTROLLER}' >{foreign}")
+        assert "confirmed by" in run(pair, "--data", "base_ssh_max_auth_tries=5").stderr
+    finally:
+        ask(pair, f"rm -f {foreign}")
+    assert "confirmed by" in run(pair).stderr
 
 
 def test_a_key_or_the_sudo_of_the_one_who_connects_is_put_back(pair, tmp_path):
