@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -171,37 +170,39 @@ def test_two_changes_that_lock_out_are_both_put_back(pair, broken):
     assert ask(pair, LEFT) == ""
 
 
-@contextmanager
-def stopped_at_the_first_change(stack: Lab, where: Path):
-    """A run against lockout1 that is stopped as soon as the host keeps what was there, and then goes on."""
-    process = subprocess.Popen(
-        command(stack, "lockout1"), cwd=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL, text=True, env={**os.environ, "PYINFRA_PROGRESS": "off"},
-    )  # fmt: skip
-    wait = f"for n in $(seq 600); do [ -e {KEPT}/run ] && exit; sleep 0.1; done; exit 1"
-    ask(stack, wait)
-    process.send_signal(signal.SIGSTOP)
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGCONT)
+WATCH = f"""
+for n in $(seq 900); do [ ! -e {KEPT}/run ] || break; sleep 0.1; done; echo kept
+for n in $(seq 300); do [ -e {KEPT} ] || break; sleep 0.1; done; echo gone
+"""
+"""Over one connection: in between the host may take no new one."""
 
 
 def test_a_run_slower_than_the_delay_changes_no_more(pair, broken):
     before = ask(pair, STATE)
-    with stopped_at_the_first_change(pair, broken(NO_NEW_CONNECTION, NOBODY)) as process:
-        ask(pair, f"for n in $(seq 300); do [ -e {KEPT} ] || exit 0; sleep 0.1; done; exit 1")
-    said = process.communicate(timeout=120)[0]
-    assert process.returncode == 1 and "no new connection confirmed what this run had changed" in said, said[-3000:]
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "lab", "ssh", "lockout1", f"sudo sh -c {shlex.quote(WATCH)}"],
+        cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    slow = subprocess.Popen(
+        command(pair, "lockout1"), cwd=broken(NO_NEW_CONNECTION, NOBODY), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL, text=True, env={**os.environ, "PYINFRA_PROGRESS": "off"},
+    )  # fmt: skip
+    assert watch.stdout.readline() == "kept\n"
+    slow.send_signal(signal.SIGSTOP)
+    assert watch.stdout.readline() == "gone\n"
+    slow.send_signal(signal.SIGCONT)
+    said = slow.communicate(timeout=120)[0]
+    assert slow.returncode == 1 and "no new connection confirmed what this run had changed" in said, said[-3000:]
     assert ask(pair, STATE) == before
     assert ask(pair, LEFT) == ""
+    assert watch.wait(timeout=30) == 0
 
 
 def test_what_nobody_has_confirmed_or_loaded_is_not_what_was_there_before(pair, broken):
     """A drop-in of ours that lies on disk and runs nowhere: the confirmed one is put back."""
     before = ask(pair, STATE)
     ask(pair, f"sed -i '1a AuthorizedKeysFile none' {DROP_IN}")
-    put_back(run(pair, where=broken(NO_NEW_CONNECTION)), DROP_IN, "the live firewall")
+    put_back(run(pair, where=broken(NO_NEW_CONNECTION, NOBODY)), DROP_IN, "the live firewall")
     assert ask(pair, STATE) == before
     assert ask(pair, LEFT) == ""
 
