@@ -209,18 +209,25 @@ def test_what_nobody_has_confirmed_or_loaded_is_not_what_was_there_before(pair, 
 
 def test_what_somebody_else_left_to_be_loaded_with_our_reload_is_refused(pair):
     foreign = "/etc/ssh/sshd_config.d/50-team.conf"
+
+    def said(line: str) -> str:
+        ask(pair, f"printf '{line}\\n' >{foreign}")
+        return ask(pair, f"/usr/local/lib/groundwork/check-sshd {DROP_IN} 2>&1; true")
+
     try:
-        for line, said in (
-            ("AllowUsers somebodyelse admin@192.0.2.0/24", "AllowUsers does not name them"),
-            ("DenyGroups nobody root *d*", "DenyGroups names them"),
+        for line, why in (
+            ("DenyUsers *@10.87.0.0/16", "DenyUsers names them"),
+            ("DenyGroups nobody *d*", "DenyGroups names them"),
+            ("AllowGroups wheel", "AllowGroups does not name them"),
             (f"Match Address {CONTROLLER}\\n PubkeyAuthentication no", "would take no public key"),
             ("ListenAddress 127.0.0.1", "would not listen at 10.87.0.31 port 22"),
+            ("AllowUsers somebodyelse admin@192.0.2.0/24", "AllowUsers does not name them"),
         ):
-            ask(pair, f"printf '{line}\\n' >{foreign}")
-            done = run(pair)
-            assert done.returncode == 1 and said in done.stderr and f"{foreign}:" in done.stderr, done.stderr[-3000:]
-        ask(pair, f"echo 'AllowUsers somebodyelse *@{CONTROLLER}' >{foreign}")
-        assert "confirmed by" in run(pair, "--data", "base_ssh_max_auth_tries=5").stderr
+            assert why in said(line) and f"{foreign}:" in said(line), line
+        done = run(pair)  # with the last of them
+        assert done.returncode == 1 and "AllowUsers does not name them" in done.stderr and f"{foreign}:1:" in done.stderr
+        assert ask(pair, f"[ -e {KEPT} ] || echo none").strip() == "none", "nothing was changed"
+        assert said(f"AllowUsers somebodyelse *@{CONTROLLER}") == said("AllowGroups wheel sudo") == ""
     finally:
         ask(pair, f"rm -f {foreign}")
     assert "confirmed by" in run(pair).stderr
