@@ -11,6 +11,7 @@ from pyinfra.api import StringCommand, operation
 
 from facts.accounts import Account, Accounts, Found
 from operations.report import report
+from operations.unconfirmed import guarded
 
 
 PEOPLE = 1000
@@ -39,12 +40,12 @@ def users(users: Iterable[User], absent: Iterable[str] = (), before: str | None 
         users: the users, each once.
         absent: names of users who shall not exist. Their sessions end and their keys go; what else
             is in their homes stays.
-        before: command to run before the first change.
+        before: command to run before each change, in the same shell.
     """
     users = list(users)
     found = host.get_fact(Accounts, keys_of=[user.name for user in users if user.keys is not None])
     commands = [*_agree(users, absent, found)]
-    yield from [before, *commands] if before and commands else commands
+    yield from guarded(before, commands)
 
 
 def _agree(users: list[User], absent: Iterable[str], found: Found):

@@ -18,6 +18,7 @@ from groundwork.settings import RoleSettings, key
 from groundwork.takeover import BEFORE
 from groundwork.templates import render
 from operations.report import report
+from operations.unconfirmed import guarded
 
 LIB = "/usr/local/lib/groundwork"
 """Where our own scripts are on a host."""
@@ -67,7 +68,7 @@ def table(rows: Iterable[Row], settings: RoleSettings | None, before: str | None
     Args:
         rows: Directory, File, Link and Absent rows.
         settings: the role's settings, for the templates.
-        before: command to run before the first change.
+        before: command to run before each change, in the same shell.
     """
     rows = list(rows)
     found = host.get_fact(Paths, paths=[row.path for row in rows]) or {}
@@ -79,7 +80,7 @@ def table(rows: Iterable[Row], settings: RoleSettings | None, before: str | None
         for row in rows
         for command in _agree(row, found.get(row.path), settings, new_here)
     ]
-    yield from [before, *commands] if before and commands else commands
+    yield from guarded(before, commands)
 
 
 def _agree(row: Row, now: Path | None, settings: RoleSettings, new_here: bool = False):

@@ -12,7 +12,7 @@ from pyinfra.api.operation import OperationMeta
 
 from facts.firewall import ARRIVED, RULES, Client, Firewall, Found
 from operations.report import report
-from operations.unconfirmed import GUARD
+from operations.unconfirmed import GUARD, guarded
 
 UNIT = "groundwork-firewall.service"
 
@@ -29,7 +29,7 @@ def way_in(networks: Iterable[str] | None):
     found = host.get_fact(Client, _sudo=False) or Found()
     host.connector_data[ARRIVED] = found.port
     if found.unconfirmed and state.is_executing:
-        report("waiting for another run's change of firewall or sshd: it is confirmed, or the host puts it back")
+        report("waiting for another run's change of firewall, sshd, keys or sudo: it is confirmed, or the host puts it back")
         good, output = host.run_shell_command(StringCommand(GUARD, "settle"), _sudo=True)
         if not good:
             yield f"echo {shlex.quote(output.stderr or 'it did not come to an end')} >&2; exit 1"
@@ -53,12 +53,12 @@ def loaded(before: str, after: Iterable[OperationMeta] = ()):
     That is so after a change of the file, and when somebody changed or flushed the table by hand.
 
     Args:
-        before: command to run before it.
+        before: command to run before it, in the same shell.
         after: operations of this run that may write the rules.
     """
     if not state.is_executing and any(meta.will_change for meta in after):
         yield "true"  # a prediction
     elif not host.get_fact(Firewall):
         report(f"firewall: loading {RULES}")
-        yield before
-        yield f"systemctl reload-or-restart {UNIT} || {{ journalctl --no-pager -o cat -n 20 -u {UNIT} >&2; exit 1; }}"
+        load = f"systemctl reload-or-restart {UNIT} || {{ journalctl --no-pager -o cat -n 20 -u {UNIT} >&2; exit 1; }}"
+        yield from guarded(before, [load])

@@ -29,6 +29,8 @@ class Service:
     """None leaves it as it is."""
     running: bool | None = True
     """None leaves it as it is: for what systemd's own conditions may keep off."""
+    restart: bool = True
+    """False: it is reloaded or restarted elsewhere, where it is stale."""
     ports: Mapping[int, str] = field(default_factory=dict)
     """TCP port -> where it is set: when the unit does not start, who else has it is told."""
 
@@ -58,7 +60,7 @@ def services(services: Iterable[Service], after: Iterable[OperationMeta] = ()):
 def _needs_reload(item: Service, unit: Unit) -> bool:
     """Also before every start: systemd's cache of paths may not know a drop-in that is seconds old,
     and NeedDaemonReload says "no" then (seen with 252)."""
-    starts = item.running and (not unit.running or unit.stale)
+    starts = item.running and (not unit.running or (unit.stale and item.restart))
     return bool(starts or unit.needs_daemon_reload or not unit.loaded)
 
 
@@ -79,7 +81,7 @@ def _agree(item: Service, unit: Unit):
     elif not unit.running:
         report(f"{item.unit}: started")
         yield _or_say_why(f"systemctl restart {name}", item)
-    elif unit.stale:
+    elif unit.stale and item.restart:
         # A unit file's change needs a restart, whatever the daemon can reload.
         verb = "reload" if item.reload and not unit.newest_path.startswith("/etc/systemd/") else "restart"
         report(f"{item.unit}: {verb} ({unit.newest_path} is newer than what runs)")

@@ -9,9 +9,11 @@ from pyinfra import host, state
 from pyinfra.api import operation
 from pyinfra.api.operation import OperationMeta
 
+from facts.firewall import UNCONFIRMED
 from facts.sshd import MODULI, MODULI_BITS, Found, Sshd
 from facts.units import STAMPS, Unit, Units
 from operations.report import report
+from operations.unconfirmed import guarded
 
 READS = ["/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d"]
 
@@ -29,7 +31,7 @@ def current(port: int, before: str, after: Iterable[OperationMeta] = ()):
 
     Args:
         port: where sshd shall listen after it.
-        before: command to run before sshd is touched.
+        before: command to run before sshd is touched, each time, in the same shell.
         after: operations of this run that may write the configuration.
     """
     if not state.is_executing and any(meta.will_change for meta in after):
@@ -40,8 +42,10 @@ def current(port: int, before: str, after: Iterable[OperationMeta] = ()):
         yield f"printf '%s\\n' {' '.join(map(shlex.quote, found.complaints[:-1]))} >&2; exit 1"
         return
     units = host.get_fact(Units, reads={"ssh.service": READS, "ssh.socket": []}) or {}
-    commands = [*_moduli(found), *_reload(units.get("ssh.service") or Unit(), units.get("ssh.socket") or Unit(), port)]
-    yield from [before, *commands] if commands else []
+    reloads = _reload(units.get("ssh.service") or Unit(), units.get("ssh.socket") or Unit(), port)
+    # Noted with what is kept: a rollback that finds each file as it was has sshd to reload all the same.
+    commands = [*_moduli(found), *(f"touch {UNCONFIRMED}/sshd || exit 1; {command}" for command in reloads)]
+    yield from guarded(before, commands)
 
 
 def _moduli(found: Found):

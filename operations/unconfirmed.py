@@ -49,6 +49,25 @@ def keep(seconds: int, paths: Iterable[str]) -> str:
     return f"{GUARD} keep {RUN} {seconds} {shlex.join(paths)}".strip()
 
 
+def guarded(before: str | None, commands: Iterable[str | StringCommand]) -> list[str | StringCommand]:
+    """Each command with the one that keeps, in the same shell: a run may be slower than the host's seconds.
+
+    Args:
+        before: from `keep`; None leaves the commands as they are. Where it refuses, the command is not run.
+    """
+    return [_guarded(before, command) for command in commands] if before else list(commands)
+
+
+def _guarded(before: str, command: str | StringCommand) -> str | StringCommand:
+    if isinstance(command, str):
+        return f"{before} || exit 1\n{command}"
+    # What it reads is there first: else it would wait for that, already allowed, past the rollback.
+    return StringCommand(
+        f"input=$(cat; echo .)\n{before} </dev/null || exit 1\nprintf %s \"${{input%.}}\" | (\n",
+        *command.bits, "\n)", **command.connector_arguments,
+    )  # fmt: skip
+
+
 @operation()
 def confirmed(seconds: int, port: int, after: Iterable[OperationMeta] = ()):
     """Log in once more, by a new connection, where this run has changed who gets in; is never a change.
@@ -77,7 +96,10 @@ def confirmed(seconds: int, port: int, after: Iterable[OperationMeta] = ()):
         _say(f"waiting until the host puts back what this run has changed (base_confirm_seconds = {seconds})")
     # Not asked before its time is over: each login that fails counts for fail2ban.
     time.sleep(max(0.0, begin + seconds + 1 - time.monotonic()))
-    _tell(_put_back(begin + seconds + LATER))
+    put_back = _put_back(begin + seconds + LATER)
+    if put_back is None and (put_back := _put_back_by_own()) is not None:
+        _say("no new connection gets in still; this run's own, which was there before, says:")
+    _tell(put_back)
     yield Failed()
 
 
@@ -211,14 +233,31 @@ def _put_back(end: float) -> list[str] | None:
     return None
 
 
+def _put_back_by_own() -> list[str] | None:
+    """The same, asked by the connection that the run came in by: sshd may refuse new ones, and leave this."""
+    try:
+        with gevent.Timeout(10, TimeoutError("no answer")):
+            good, output = _guard(host.connector, "state")
+    except Exception:  # see above
+        return None
+    return output.stdout_lines[1:] if good and output.stdout_lines[:1] == ["rolled back"] else None
+
+
 def _tell(put_back: list[str] | None) -> None:
     if put_back is None:
         _say(
-            "and the host has not answered since its time was over. It puts back by itself what this run changed "
-            "(at the latest when it is rebooted): look at its console, at journalctl -u groundwork-unconfirmed"
+            "and the host has not answered since its time was over. What this run itself changed, the host puts back "
+            "(at the latest when it is rebooted); what somebody else left there, it does not: look at its console, at "
+            "journalctl -u groundwork-unconfirmed, and at /etc/ssh/sshd_config.d"
         )
         return
-    _say(f"the host has put back what was there, and is reached again: {', '.join(put_back) or 'nothing was left to do'}")
+    if not put_back:
+        _say(
+            "the host has put nothing back, because nothing on it differs from what was there before this run: what "
+            "shuts new connections out is not of this run. Look at /etc/ssh/sshd_config.d for what somebody else left"
+        )
+        return
+    _say(f"the host has put back what was there: {', '.join(put_back)}")
     for part, settings in ADVICE:
         if any(part in item for item in put_back):
             _say(f"look at {settings}; then run again")

@@ -570,8 +570,8 @@ def base(settings: Settings, here: Here) -> None:
     service.services(
         name="Services",
         services=[
-            # Started below, once the rules are there; at boot it loads what is on disk.
-            service.Service(firewall.UNIT, running=None),
+            # Started and reloaded below, on probation; at boot it loads what is on disk.
+            service.Service(firewall.UNIT, running=None, restart=False),
             service.Service(unconfirmed.UNIT, running=None),
             service.Service("systemd-journald.service", reads=("/etc/systemd/journald.conf.d",), enabled=None),
             service.Service("chrony.service", reads=("/etc/chrony/sources.d",), running=clock),

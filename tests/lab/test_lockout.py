@@ -39,6 +39,8 @@ FILES = """
 sha256sum /etc/groundwork/firewall.nft /etc/sudoers.d/groundwork /etc/ssh/sshd_config.d/00-groundwork.conf 2>&1
 sha256sum /home/*/.ssh/authorized_keys; sshd -T | sort; ss -Hltnp | grep sshd | awk '{print $4}' | sort
 """
+KEPT = "/var/lib/groundwork/unconfirmed"
+DROP_IN = "/etc/ssh/sshd_config.d/00-groundwork.conf"
 TABLE = "nft -s list table inet groundwork; cat /run/groundwork/firewall.loaded"
 STATE = f"{FILES}\n{TABLE}"
 """What counts of firewall, sshd, keys and sudo; on disk and live."""
@@ -87,7 +89,8 @@ def broken(tmp_path):
 
 NO_NEW_CONNECTION = ("base/firewall.nft.j2", '        iifname "lo" accept', f"ip saddr {CONTROLLER} ct state new drop")
 NO_PACKET = ("base/firewall.nft.j2", '        iifname "lo" accept', f"ip saddr {CONTROLLER} drop")
-NOBODY = ("base/sshd.conf.j2", "PermitRootLogin", "AllowUsers nobody")
+NOBODY = ("base/sshd.conf.j2", "PermitRootLogin", "AuthorizedKeysFile none")
+"""What check-sshd does not see beforehand."""
 
 
 def run(stack: Lab, *arguments: str, where: Path = ROOT, host: str = "lockout1") -> subprocess.CompletedProcess:
@@ -165,6 +168,69 @@ def test_two_changes_that_lock_out_are_both_put_back(pair, broken):
     assert "base_ssh_sources, base_ssh_port and flows" in done.stderr
     assert ask(pair, STATE) == before
     assert ask(pair, LEFT) == ""
+
+
+WATCH = f"""
+for n in $(seq 900); do [ ! -e {KEPT}/run ] || break; sleep 0.1; done; echo kept
+for n in $(seq 300); do [ -e {KEPT} ] || break; sleep 0.1; done; echo gone
+"""
+"""Over one connection: in between the host may take no new one."""
+
+
+def test_a_run_slower_than_the_delay_changes_no_more(pair, broken):
+    before = ask(pair, STATE)
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "lab", "ssh", "lockout1", f"sudo sh -c {shlex.quote(WATCH)}"],
+        cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    slow = subprocess.Popen(
+        command(pair, "lockout1"), cwd=broken(NO_NEW_CONNECTION, NOBODY), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL, text=True, env={**os.environ, "PYINFRA_PROGRESS": "off"},
+    )  # fmt: skip
+    assert watch.stdout.readline() == "kept\n"
+    slow.send_signal(signal.SIGSTOP)
+    assert watch.stdout.readline() == "gone\n"
+    slow.send_signal(signal.SIGCONT)
+    said = slow.communicate(timeout=120)[0]
+    assert slow.returncode == 1 and "no new connection confirmed what this run had changed" in said, said[-3000:]
+    assert ask(pair, STATE) == before
+    assert ask(pair, LEFT) == ""
+    assert watch.wait(timeout=30) == 0
+
+
+def test_what_nobody_has_confirmed_or_loaded_is_not_what_was_there_before(pair, broken):
+    """A drop-in of ours that lies on disk and runs nowhere: the confirmed one is put back."""
+    before = ask(pair, STATE)
+    ask(pair, f"sed -i '1a AuthorizedKeysFile none' {DROP_IN}")
+    put_back(run(pair, where=broken(NO_NEW_CONNECTION, NOBODY)), DROP_IN, "the live firewall")
+    assert ask(pair, STATE) == before
+    assert ask(pair, LEFT) == ""
+
+
+def test_what_somebody_else_left_to_be_loaded_with_our_reload_is_refused(pair):
+    foreign = "/etc/ssh/sshd_config.d/50-team.conf"
+
+    def said(line: str) -> str:
+        ask(pair, f"printf '{line}\\n' >{foreign}")
+        return ask(pair, f"/usr/local/lib/groundwork/check-sshd {DROP_IN} 2>&1; true")
+
+    try:
+        for line, why in (
+            ("DenyUsers *@10.87.0.0/16", "DenyUsers names them"),
+            ("DenyGroups nobody *d*", "DenyGroups names them"),
+            ("AllowGroups wheel", "AllowGroups does not name them"),
+            (f"Match Address {CONTROLLER}\\n PubkeyAuthentication no", "would take no public key"),
+            ("ListenAddress 127.0.0.1", "would not listen at 10.87.0.31 port 22"),
+            ("AllowUsers somebodyelse admin@192.0.2.0/24", "AllowUsers does not name them"),
+        ):
+            assert why in said(line) and f"{foreign}:" in said(line), line
+        done = run(pair)  # with the last of them
+        assert done.returncode == 1 and "AllowUsers does not name them" in done.stderr and f"{foreign}:1:" in done.stderr
+        assert ask(pair, f"[ -e {KEPT} ] || echo none").strip() == "none", "nothing was changed"
+        assert said(f"AllowUsers somebodyelse *@{CONTROLLER}") == said("AllowGroups wheel sudo") == ""
+    finally:
+        ask(pair, f"rm -f {foreign}")
+    assert "confirmed by" in run(pair).stderr
 
 
 def test_a_key_or_the_sudo_of_the_one_who_connects_is_put_back(pair, tmp_path):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import configparser
+import hashlib
 import os
 import re
 import shutil
 import subprocess
+import time
 from types import SimpleNamespace
 
 import pytest
+
+from pyinfra.api import StringCommand
 
 from facts.sysctl import Sysctls
 from facts.units import Unit
@@ -19,7 +23,7 @@ from groundwork.rows import File
 from groundwork.settings import HostSettings
 from groundwork.templates import render
 from groundwork.topology import SettingsError
-from operations import sshd, sysctl, wait
+from operations import service, sshd, sysctl, unconfirmed, wait
 from operations.host import BEGIN, END, with_block
 from tasks.base import Settings, rules
 from tests.unit.conftest import SYSTEMS, machine, make_topology
@@ -418,7 +422,7 @@ def guard(tmp_path):
         tool.write_text(f'#!/bin/sh\necho {name} "$@" >>{tmp_path}/called\n[ "$1" != is-active ]\n')
         tool.chmod(0o755)
     text = (ROOT / "files" / "base" / "guard").read_text()
-    for place in ("/var/lib/groundwork", "/run/groundwork"):
+    for place in ("/var/lib/groundwork", "/run/groundwork", "/etc/groundwork"):
         text = text.replace(place, f"{tmp_path}{place}")
         (tmp_path / place[1:]).mkdir(parents=True)
     script = tmp_path / "guard"
@@ -466,6 +470,113 @@ def test_only_the_run_that_changed_it_confirms_a_change(guard, tmp_path):
 def test_nothing_is_changed_where_no_timer_can_be_had(guard, tmp_path):
     (tmp_path / "tools" / "systemd-run").write_text("#!/bin/sh\nexit 1\n")
     assert guard("keep", "run1", "10", str(tmp_path / "file")).returncode != 0
+
+
+def test_a_keep_that_fails_half_way_leaves_nothing_to_put_back(guard, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old\n")
+    cp = tmp_path / "tools" / "cp"
+    cp.write_text("#!/bin/sh\necho no space left >&2\nexit 1\n")
+    cp.chmod(0o755)
+    done = guard("keep", "run1", "10", str(path))
+    assert done.returncode != 0 and "no space left" in done.stderr
+    assert not (tmp_path / "var/lib/groundwork/unconfirmed").exists()
+    assert not (tmp_path / "run/groundwork/unconfirmed").exists()
+
+
+def test_a_timer_that_comes_late_puts_nothing_back_after_the_run_kept_anew(guard, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old\n")
+    assert guard("keep", "run1", "60", str(path)).returncode == 0
+    path.write_text("new\n")
+    assert guard("expire").returncode == 0 and path.read_text() == "new\n"
+    assert guard("keep", "run1", "0", str(path)).returncode == 0
+    assert guard("expire").returncode == 0 and path.read_text() == "old\n"
+
+
+def test_what_is_not_loaded_is_not_what_was_there_before(guard, tmp_path):
+    rules, loaded = tmp_path / "etc/groundwork/firewall.nft", tmp_path / "run/groundwork/firewall.loaded"
+
+    def load() -> None:
+        loaded.write_text(f"{hashlib.sha256(rules.read_bytes()).hexdigest()}  -\ntable\n")
+
+    def write_and_roll_back(run: str) -> str:
+        assert guard("keep", run, "10", str(rules)).returncode == 0
+        rules.write_text("changed\n")
+        assert guard("rollback").returncode == 0
+        return rules.read_text()
+
+    rules.write_text("old\n")
+    load()
+    assert guard("keep", "run1", "10", str(rules)).returncode == 0
+    rules.write_text("confirmed\n")
+    load()
+    assert guard("confirm", "run1").returncode == 0
+    rules.write_text("never loaded\n")
+    assert write_and_roll_back("run2") == "confirmed\n"
+    rules.write_text("loaded by somebody's hand\n")
+    load()
+    assert write_and_roll_back("run3") == "loaded by somebody's hand\n"
+
+
+def test_a_rollback_reloads_the_sshd_that_this_run_had_reloaded(guard, tmp_path):
+    path, called = tmp_path / "file", tmp_path / "called"
+    path.write_text("old\n")
+    for run, reloaded in (("run1", False), ("run2", True)):
+        assert guard("keep", run, "10", str(path)).returncode == 0
+        if reloaded:
+            (tmp_path / "var/lib/groundwork/unconfirmed/sshd").touch()
+        assert guard("rollback").returncode == 0
+        assert ("reload-or-restart ssh.service" in called.read_text()) == reloaded
+
+
+def test_a_rollback_that_fails_is_told_with_the_way_out(guard, tmp_path):
+    path = tmp_path / "gone" / "file"
+    path.parent.mkdir()
+    path.write_text("old\n")
+    assert guard("keep", "run1", "10", str(path)).returncode == 0
+    shutil.rmtree(path.parent)
+    done = guard("settle")  # at once: the timer is gone
+    assert done.returncode == 1 and "put-back" in done.stderr and "No such file" in done.stderr
+    assert "guard rollback" in done.stderr and "sudo rm -r" in done.stderr
+    path.parent.mkdir()
+    assert guard("settle").returncode == 0 and path.read_text() == "old\n"
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_each_change_is_made_only_where_the_host_keeps(tmp_path, allowed):
+    out = tmp_path / "out"
+    keep = f"sh -c 'cat; {str(allowed).lower()}' </dev/null"
+    commands = [
+        f"set -e; echo one >{out}",
+        StringCommand(f"set -e; trap 'echo end >>{out}' EXIT; cat >>{out}; false; echo never >>{out}", _stdin="two\nthree"),
+    ]
+    codes = [
+        subprocess.run(
+            ["sh", "-c", command if isinstance(command, str) else command.get_raw_value()],
+            input="" if isinstance(command, str) else command.connector_arguments["_stdin"],
+            text=True,
+        ).returncode
+        for command in unconfirmed.guarded(keep, commands)
+    ]
+    assert codes == ([0, 1] if allowed else [1, 1])
+    assert (out.read_text() if out.exists() else "") == ("one\ntwo\nthreeend\n" if allowed else "")
+
+
+def test_what_a_command_reads_is_there_before_it_is_allowed(tmp_path):
+    [command] = unconfirmed.guarded(f"touch {tmp_path}/kept", [StringCommand("cat >/dev/null", _stdin="x")])
+    process = subprocess.Popen(["sh", "-c", command.get_raw_value()], stdin=subprocess.PIPE)
+    time.sleep(0.3)
+    assert not (tmp_path / "kept").exists()
+    process.communicate(b"x")
+    assert process.returncode == 0 and (tmp_path / "kept").exists()
+
+
+def test_the_firewall_is_loaded_anew_on_probation_only(monkeypatch):
+    monkeypatch.setattr(service, "report", lambda message: None)
+    stale = Unit(loaded=True, active="active", enabled="enabled", started=1.0, newest=2.0, newest_path="/etc/systemd/system/x")
+    assert list(service._agree(service.Service("x.service", running=None, restart=False), stale)) == []
+    assert "restart" in list(service._agree(service.Service("x.service", running=None), stale))[0]
 
 
 def test_a_kernel_setting_that_is_none_is_told_from_one_whose_module_is_not_loaded(tmp_path):
