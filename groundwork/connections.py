@@ -65,7 +65,7 @@ class Unreached(ConnectError):
 
     Args:
         message: for people.
-        refused: the host answered, and does not take the user and the key.
+        refused: the host answered, and to try again changes nothing: the user, the key or the host's own key.
     """
 
     def __init__(self, message: str, refused: bool):
@@ -251,7 +251,7 @@ def _connect(connector: ssh.SSHConnector) -> None:
         jump = target.address not in (own, stanza.lookup(own).get("hostname") if stanza else own)
         key = None if jump else connector.data["ssh_key"]
         known = Target(target.address, target.port, target.user, key, target.known_hosts, jump)
-        raise Unreached(explain(cause, known), isinstance(cause, paramiko.AuthenticationException)) from None
+        raise Unreached(explain(cause, known), isinstance(cause, (paramiko.AuthenticationException, HostKeyError))) from None
 
 
 def _key_file(said: str, key: str | None) -> str:
