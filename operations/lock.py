@@ -40,6 +40,9 @@ LEFT_SECONDS = 900
 ANSWER_SECONDS = 60
 """How long the host may take to say whether it is locked: it is one flock."""
 
+MOMENT = 10
+"""Seconds in which a holder has said who it is, or is gone."""
+
 ALIVE_SECONDS = 20
 """How often the host is told that the run lives."""
 SILENT_MINUTES = 3
@@ -154,6 +157,8 @@ def _wait(item, answer: Holder | str) -> float:
         return 0
     if answer.is_dead:
         return LEFT_SECONDS + 60
+    if not answer.run:
+        return MOMENT  # it comes or goes: the file is empty before the lock is free
     return topology().hosts[item.name].settings(HostSettings).lock_wait
 
 
