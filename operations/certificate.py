@@ -14,7 +14,7 @@ from pyinfra.api import StringCommand, operation
 from facts.certificate import LETSENCRYPT, LINEAGE, OFF, Certificate, CertificateState, Lineage, LineageState
 from groundwork.context import current
 from groundwork.settings import is_address
-from operations.report import report
+from operations.report import report, stop
 
 SUBJECT = "Groundwork placeholder"
 """Organisation in the subject, by which a placeholder of ours is known."""
@@ -102,7 +102,7 @@ def from_authority(
     if reason := _reason_to_ask(now, domains, directory):
         report(f"certificate for {', '.join(domains)}: asking {directory} ({reason})")
         if state.is_executing and (astray := _astray(domains, webroot)):
-            yield _refuse([*astray, f"{_KEPT}. Put the DNS right, or take the name out of nginx_domains"])
+            yield stop(*astray, f"{_KEPT}. Put the DNS right, or take the name out of nginx_domains")
             return
         commands.append(_ask(now, domains, email, directory, authority, webroot))
     elif now.off:
@@ -226,8 +226,3 @@ def _sentence(domain: str, answers: Iterable[tuple[str, str, str]]) -> str:
     return f"nginx_domains: {domain} leads to {', '.join(seen)}: {wanted}" if seen else (
         f"nginx_domains: {domain} does not resolve: {wanted}"
     )
-
-
-def _refuse(sentences: list[str]) -> str:
-    """A command that says why and fails: an exception here would end the run for every host."""
-    return f"printf '%s\\n' {' '.join(map(shlex.quote, sentences))} >&2; exit 1"

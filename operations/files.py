@@ -17,7 +17,7 @@ from groundwork.rows import Absent, Directory, File, Link, Row
 from groundwork.settings import RoleSettings, key
 from groundwork.takeover import BEFORE
 from groundwork.templates import render
-from operations.report import report
+from operations.report import report, stop
 from operations.unconfirmed import guarded
 
 LIB = "/usr/local/lib/groundwork"
@@ -113,19 +113,19 @@ def _directory(row: Directory, now: Path | None):
             f"install -d -o {row.owner} -g {row.group} -m {_full(row.mode)} -- {shlex.quote(row.path)}"
         )
     elif now.kind != "directory":
-        yield _refuse(f"{row.path} is a {now.kind}, and shall be a directory: move it away")
+        yield stop(f"{row.path} is a {now.kind}, and shall be a directory: move it away")
     else:
         yield from _ownership(row, now)
 
 
 def _link(row: Link, now: Path | None, settings: RoleSettings):
     if now is not None and now.kind not in ("link", "file"):
-        yield _refuse(f"{row.path} is a {now.kind}, and shall be a link: move it away")
+        yield stop(f"{row.path} is a {now.kind}, and shall be a link: move it away")
     elif now is None or now.target != row.target:
         report(f"{row.path}: link to {row.target}")
         # ln -sf removes before it creates; a rename never leaves a moment with no link.
         new = shlex.quote(f"{row.path}.new")
-        refused = _refuse(f"refused: {row.path} would lead to {row.target}, which is not there. {_origin(row, settings)}")
+        refused = stop(f"refused: {row.path} would lead to {row.target}, which is not there. {_origin(row, settings)}")
         yield (
             f"[ -e {shlex.quote(row.target)} ] || {{ {refused}; }}; "
             f"ln -sfn -- {shlex.quote(row.target)} {new} && mv -fT -- {new} {shlex.quote(row.path)}"
@@ -144,7 +144,7 @@ def _absent(row: Absent, now: Path | None):
 
 def _file(row: File, now: Path | None, settings: RoleSettings, new_here: bool = False):
     if now is not None and now.kind not in ("file", "link"):
-        yield _refuse(f"{row.path} is a {now.kind}, and shall be a file: move it away")
+        yield stop(f"{row.path} is a {now.kind}, and shall be a file: move it away")
         return
     content = render(row, settings, current(), secret_value)
     if now is not None and now.sha256 == hashlib.sha256(content).hexdigest():
@@ -238,8 +238,3 @@ def _show_diff(row: File, content: bytes) -> None:
     wanted = content.decode(errors="replace").splitlines(keepends=True)
     for line in generate_color_diff(now, wanted):
         logger.info(f"  {line}")
-
-
-def _refuse(message: str) -> str:
-    """A command that says why and fails: an exception here would end the run for every host."""
-    return f"echo {shlex.quote(message)} >&2; exit 1"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import shlex
 from typing import Iterable
 
 from pyinfra import host, state
@@ -11,7 +10,7 @@ from pyinfra.api import StringCommand, operation
 from pyinfra.api.operation import OperationMeta
 
 from facts.firewall import ARRIVED, RULES, Client, Firewall, Found
-from operations.report import report
+from operations.report import report, stop
 from operations.unconfirmed import GUARD, guarded
 
 UNIT = "groundwork-firewall.service"
@@ -32,7 +31,7 @@ def way_in(networks: Iterable[str] | None):
         report("waiting for another run's change of firewall, sshd, keys or sudo: it is confirmed, or the host puts it back")
         good, output = host.run_shell_command(StringCommand(GUARD, "settle"), _sudo=True)
         if not good:
-            yield f"echo {shlex.quote(output.stderr or 'it did not come to an end')} >&2; exit 1"
+            yield stop(output.stderr or "it did not come to an end")
             return
     client = found.address
     if networks is None or client is None or ipaddress.ip_address(client).is_loopback:
@@ -43,7 +42,7 @@ def way_in(networks: Iterable[str] | None):
             f"base_ssh_sources: this run comes from {client}, which is none of {', '.join(map(str, allowed))}: "
             "the firewall would lock you out. Nothing of it was changed"
         )
-        yield f"echo {shlex.quote(message)} >&2; exit 1"
+        yield stop(message)
 
 
 @operation()

@@ -33,6 +33,7 @@ from groundwork import command_line, connections
 from groundwork.context import topology
 from groundwork.settings import HostSettings
 from groundwork.templates import ROOT
+from operations.report import stop
 
 LEFT_SECONDS = 900
 """How long what a dead run left may go on before it is waited for no more; files/lock/hold has it too."""
@@ -92,7 +93,7 @@ def _run_lock():
     if message is None and _refused and not state.config.FAIL_PERCENT:
         message = f"nothing was changed here, because of {', '.join(_refused)}"
     if message:
-        yield f"printf '%s\\n' {shlex.quote(message)} >&2; exit 1"
+        yield stop(message)
 
 
 # Taking it

@@ -15,7 +15,7 @@ from pyinfra.api import FactBase, StringCommand, operation
 from groundwork.context import secret_value
 from groundwork.secrets import variable
 from groundwork.templates import ROOT
-from operations.report import report
+from operations.report import report, stop
 
 _SCRIPTS = ROOT / "files" / "mongodb"
 _MONGOSH = (
@@ -128,4 +128,4 @@ def _stop(problem: str, kept: str) -> str:
             f"for one run, in the environment variable {variable('mongodb/admin')} (an older secrets file, in git, "
             "has it); the run after that, without the variable, sets the new one"
         )
-    return f"echo {shlex.quote(problem)} >&2; exit 1"
+    return stop(problem)

@@ -14,7 +14,7 @@ from pyinfra.api.operation import OperationMeta
 
 from facts.units import STAMPS, Unit, Units
 from groundwork.context import secret_value
-from operations.report import report
+from operations.report import report, stop
 
 # Which login the running server takes: the one on standard input, or one of those that the host keeps.
 WAY_IN = """wanted=$(cat)
@@ -88,7 +88,7 @@ def _load(port: int, unit: str, acl: str, kept: str) -> StringCommand:
     )
     way = output.stdout_lines[-1] if output.stdout_lines else output.stderr
     if not good:
-        return StringCommand(f"echo {shlex.quote(f'Redis does not take a login: {way}')} >&2; exit 1")
+        return StringCommand(stop(f"Redis does not take a login: {way}"))
     if way == "none":
         report(f"{unit}: restarted, because it takes neither the new redis/admin nor the one in {kept}")
         steps = [f"systemctl restart {unit}"]

@@ -16,7 +16,7 @@ from pyinfra.api import operation
 from facts.files import Content, Paths
 from groundwork.rows import Directory, File
 from operations.files import table
-from operations.report import report
+from operations.report import report, stop
 
 KEYRINGS = "/etc/apt/keyrings"
 _BLOCK = "BEGIN PGP PUBLIC KEY BLOCK"
@@ -54,14 +54,14 @@ def repository(
     if "://" not in key:
         local = Path(key)
         if not local.is_file():
-            yield _refuse(f"{key}, the key of repository {repository}, is no file on the controller")
+            yield stop(f"{key}, the key of repository {repository}, is no file on the controller")
             return
         if wrong := key_error(local.read_text(errors="replace"), wanted):
-            yield _refuse(f"{key}: {wrong}")
+            yield stop(f"{key}: {wrong}")
             return
         rows.insert(1, File(keyring, source=str(local.resolve())))
     elif key.startswith("http://") and not wanted:
-        yield _refuse(f"{key}: a key that comes by http:// needs a fingerprint to know it by")
+        yield stop(f"{key}: a key that comes by http:// needs a fingerprint to know it by")
         return
     else:
         yield from _fetched(key, wanted, keyring, path, text)
@@ -107,7 +107,7 @@ def _fetched(url: str, fingerprint: str, keyring: str, path: str, text: str):
     )
     content = "\n".join(host.get_fact(Content, path=f"{keyring}.new") or [])
     if wrong := key_error(content, fingerprint):
-        yield f"rm -f {candidate}; {_refuse(f'{url}: {wrong}')}"
+        yield f"rm -f {candidate}; {stop(f'{url}: {wrong}')}"
     yield f"mv -fT {candidate} {shlex.quote(keyring)}"
 
 
@@ -181,7 +181,3 @@ def _packets(blob: bytes):
             at += size
     except (ValueError, IndexError):
         raise ValueError("is an OpenPGP key that can't be read (only version 4 keys can)") from None
-
-
-def _refuse(message: str) -> str:
-    return f"echo {shlex.quote(message)} >&2; exit 1"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Iterable
 
 from pyinfra import host, state
@@ -12,7 +11,7 @@ from pyinfra.api.operation import OperationMeta
 from facts.firewall import UNCONFIRMED
 from facts.sshd import MODULI, MODULI_BITS, Found, Sshd
 from facts.units import STAMPS, Unit, Units
-from operations.report import report
+from operations.report import report, stop
 from operations.unconfirmed import guarded
 
 READS = ["/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d"]
@@ -39,7 +38,7 @@ def current(port: int, before: str, after: Iterable[OperationMeta] = ()):
         return
     found = host.get_fact(Sshd)
     if found.complaints:
-        yield f"printf '%s\\n' {' '.join(map(shlex.quote, found.complaints[:-1]))} >&2; exit 1"
+        yield stop(*found.complaints[:-1])
         return
     units = host.get_fact(Units, reads={"ssh.service": READS, "ssh.socket": []}) or {}
     reloads = _reload(units.get("ssh.service") or Unit(), units.get("ssh.socket") or Unit(), port)

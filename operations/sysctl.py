@@ -13,7 +13,7 @@ from facts.sysctl import Found, Sysctls
 from groundwork.context import current
 from groundwork.rows import File
 from operations.files import write
-from operations.report import report
+from operations.report import report, stop
 
 
 @operation()
@@ -37,7 +37,7 @@ def settings(role: str, values: Mapping[str, str | int]):
     hint = ": see base_sysctls" if role == "base" else ""
     if unknown := [key for key in wanted if _is_misspelled(now, key)]:
         refused = f"refused: this kernel knows no {', '.join(unknown)}, and nothing of {file} was changed{hint}"
-        yield f"echo {shlex.quote(refused)} >&2; exit 1"
+        yield stop(refused)
         return
     commands = []
     for key, value in settable.items():
@@ -46,7 +46,7 @@ def settings(role: str, values: Mapping[str, str | int]):
             report(f"{key}: {value} (was {', '.join(sorted(set(differing.values())))})")
             refused = f"refused: {key} = {value} is not what the kernel takes, and {file} is as it was{hint}"
             commands += [
-                f"echo {shlex.quote(value)} >{shlex.quote(path)} || {{ echo {shlex.quote(refused)} >&2; exit 1; }}"
+                f"echo {shlex.quote(value)} >{shlex.quote(path)} || {{ {stop(refused)}; }}"
                 for path in differing
             ]
     # Live first: what the kernel does not take is not stored.

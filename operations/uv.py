@@ -22,7 +22,7 @@ from groundwork import cache
 from groundwork.context import current, secret_value
 from groundwork.secrets import Secret
 from groundwork.settings import HostSettings
-from operations.report import report
+from operations.report import report, stop
 
 UV_VERSION = "0.13.9"
 """As in requirements.txt: the uv that resolved a lock is the uv that installs it."""
@@ -146,13 +146,13 @@ def _uv(now: EnvironmentsState):
     report(f"{UV}: new")
     platform = _PLATFORMS.get(now.architecture)
     if platform is None:
-        yield f"echo 'uv: no program for the architecture {now.architecture}' >&2; exit 1"
+        yield stop(f"uv: no program for the architecture {now.architecture}")
         return
     try:
         packed, digest = _program(now.architecture, platform)
     except (OSError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", None) or str(error)
-        yield f"echo {shlex.quote(f'uv {UV_VERSION} was not to be had on the controller: {said}')} >&2; exit 1"
+        yield stop(f"uv {UV_VERSION} was not to be had on the controller: {said}")
         return
     directory = shlex.quote(os.path.dirname(UV))
     yield StringCommand(

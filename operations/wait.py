@@ -8,7 +8,7 @@ from pyinfra import host, state
 from pyinfra.api import StringCommand, operation
 
 from operations.files import ports_free
-from operations.report import report
+from operations.report import report, stop
 
 
 FIRST_BOOT_LOGS = "`cloud-init status --long` and /var/log/cloud-init-output.log on the host"
@@ -73,7 +73,7 @@ def first_boot(booting: bool, seconds: int = 600):
                 f"first boot: cloud-init still works after {seconds} s. Nothing was changed: look at {FIRST_BOOT_LOGS}, "
                 "and run this again when it is done"
             )
-            yield f"echo {shlex.quote(sentence)} >&2; exit 1"
+            yield stop(sentence)
 
 
 def cloud_init(seconds: int) -> str:
