@@ -11,8 +11,13 @@ marker=/var/lib/groundwork/mongodb-administrator
 systemctl stop $unit 2>/dev/null || true
 mkdir -p /var/lib/groundwork
 cut_off=
-if [ -e $marker ]; then cut_off=yes; fi
-# While the marker is there, the data directory holds nothing but what this script made.
+if [ -e $marker ]; then
+  cut_off=yes
+  # One that started on it meanwhile would go on with files that are put aside below.
+  systemctl stop mongod
+fi
+# While the marker is there, the data directory holds nothing but what this script made, and mongod.service
+# does not start (its drop-in).
 touch $marker
 
 home=$(mktemp -d)

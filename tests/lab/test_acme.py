@@ -121,7 +121,15 @@ class Web:
         )  # fmt: skip
 
     def served(self, name: str = SHOP) -> x509.Certificate:
-        """The certificate that a client is shown."""
+        """The certificate that a client is shown; for a moment after a reload, nginx's old workers still take some."""
+        before, now = None, self._shown(name)
+        while now != before:
+            time.sleep(1)
+            before, now = now, self._shown(name)
+        return now
+
+    @staticmethod
+    def _shown(name: str) -> x509.Certificate:
         context = ssl._create_unverified_context()
         with socket.create_connection((WEB, 443), 10) as plain, context.wrap_socket(plain, server_hostname=name) as tls:
             return x509.load_der_x509_certificate(tls.getpeercert(binary_form=True))

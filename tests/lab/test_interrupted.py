@@ -265,6 +265,8 @@ def test_the_power_is_cut(stack):
             hosts.stop(hosts.known()[HOST])
             assert "This run is over here" in run.ended(60)
         stack.up()
+        half = "systemctl is-system-running --wait >/dev/null; [ -e /var/lib/groundwork/mongodb-administrator ] && systemctl is-active mongod"
+        assert "\nactive" not in "\n" + stack.ssh(HOST, half, check=False).stdout, "mongod runs on what its first start left"
     _settled(stack)
 
 
