@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Iterable
 
@@ -25,10 +26,10 @@ from pyinfra.context import ctx_host
 from groundwork import command_line, connections, context
 from groundwork.errors import Refusal
 from groundwork.rows import File
-from groundwork.settings import HostSettings, RoleSettings, is_address, keys
+from groundwork.settings import HostSettings, RoleSettings, is_address, key, keys
 from groundwork.takeover import new_roles, sentences
 from groundwork.templates import ROOT, render
-from groundwork.topology import INTERNET, Here, SettingsError, Topology
+from groundwork.topology import Here, SettingsError, Topology, UnknownSource
 from operations import takeover as takeover_operations
 
 SUPPORTED = {
@@ -125,11 +126,16 @@ def setting_errors(topology: Topology, source: Path = Path("inventory")) -> Iter
         for name in connections.leaked_password(here.data):
             yield f'{_where(here, name)}: is refused, because it would be in the inventory: sudo_password = Secret("sudo/NAME")'
     yield from _group_errors(topology, source)
-    refused = [error for here in topology.hosts.values() for error in _refused(here)]
-    yield from refused
-    if not refused:
-        yield from _address_errors(topology)
-        yield from _combination_errors(topology.hosts.values())
+    for here in topology.hosts.values():
+        yield from _refused(here)
+    yield from _known(_address_errors(topology))
+    yield from _combination_errors(topology.hosts.values())
+
+
+def _known(errors: Iterable[str]) -> Iterable[str]:
+    """Errors, up to the one that needs a setting that is itself refused: that was said already."""
+    with suppress(SettingsError):
+        yield from errors
 
 
 def _group_errors(topology: Topology, source: Path) -> Iterable[str]:
@@ -178,27 +184,25 @@ def _combination_errors(hosts: Iterable[Here]) -> Iterable[str]:
     """What is wrong with settings that are right one by one; what several hosts share is said once."""
     found: dict[str, list[str]] = {}
     for here in hosts:
-        for sentence in _combined(here):
+        for sentence in dict.fromkeys(_combined(here)):
             found.setdefault(f"{_where_said(here, sentence)}{sentence}", []).append(here.name)
     for sentence, names in found.items():
         yield f"{sentence} (on {', '.join(names)})"
 
 
 def _combined(here: Here) -> Iterable[str]:
-    if not is_address(here.private_address):
-        yield (
-            f"private_address is not set, and {here.private_address!r} is not an address: set private_address "
-            "in the inventory to the IP that the other hosts use"
-        )
-    flow_errors = [*_flow_errors(here), *_source_errors(here)]
-    yield from flow_errors
-    if flow_errors:
-        return
+    yield from _known(_host_errors(here))
     for role in here.roles:
-        settings = here.settings(here.topology.roles[role])
-        yield from settings.errors(here)
-        yield from _memory_errors(here, settings)
-    yield from _port_errors(here)
+        yield from _known(_role_errors(here, here.topology.roles[role]))
+    yield from _known(_port_errors(here))
+
+
+def _role_errors(here: Here, role: type[RoleSettings]) -> Iterable[str]:
+    settings = here.settings(role)
+    for flow in settings.flows():
+        yield from _source_errors(here, _naming(settings, flow.source), flow.source)
+    yield from settings.errors(here)
+    yield from _memory_errors(here, settings)
 
 
 def _port_errors(here: Here) -> Iterable[str]:
@@ -213,34 +217,34 @@ def _port_errors(here: Here) -> Iterable[str]:
             yield f"port {port} is wanted by {' and '.join(roles)}: give one of them another"
 
 
-def _flow_errors(here: Here) -> Iterable[str]:
-    for name in here.settings(HostSettings).take_over:
-        if name not in here.topology.roles:
-            yield f"take_over: {name!r} is none of {', '.join(here.topology.roles)}"
-    for item in here.settings(HostSettings).flows:
+def _host_errors(here: Here) -> Iterable[str]:
+    """What is wrong with the settings that belong to no single role."""
+    settings = here.settings(HostSettings)
+    if not is_address(here.private_address):
+        yield (
+            f"private_address is not set, and {here.private_address!r} is not an address: set private_address "
+            "in the inventory to the IP that the other hosts use"
+        )
+    roles = ", ".join(here.topology.roles)
+    yield from (f"take_over: {name!r} is none of {roles}" for name in settings.take_over if name not in here.topology.roles)
+    for item in settings.flows:
         if item.role not in here.topology.roles:
-            yield f"flows: role {item.role!r} is none of {', '.join(here.topology.roles)}"
-        if not _is_source(here, item.source):
-            yield f'flows: source {item.source!r} is no role, no external, no network, and not "{INTERNET}"'
+            yield f"flows: role {item.role!r} is none of {roles}"
+        yield from _source_errors(here, "flows", item.source)
 
 
-def _source_errors(here: Here) -> Iterable[str]:
-    """Sources of the flows that roles bring: a setting such as base_ssh_sources can name them."""
-    for role in here.roles:
-        for flow in here.settings(here.topology.roles[role]).flows():
-            if not _is_source(here, flow.source):
-                yield (
-                    f"a flow to {flow.role}, port {flow.port}, comes from {flow.source!r}, which "
-                    f'is no role, no external, no network, and not "{INTERNET}"'
-                )
-
-
-def _is_source(here: Here, source: str) -> bool:
+def _source_errors(here: Here, name: str, source: str) -> Iterable[str]:
+    """Whether anybody knows a flow's source, which the setting of that name has."""
     try:
         here.topology.networks_of(source)
-    except KeyError:
-        return False
-    return True
+    except UnknownSource as error:
+        yield f"{name}: {error}"
+
+
+def _naming(settings: RoleSettings, source: str) -> str:
+    """The setting that names a flow's source, such as base_ssh_sources; the role where none does."""
+    lists = (field for field, value in settings if isinstance(value, list) and source in value)
+    return next((key(type(settings), field) for field in lists), settings.role)
 
 
 def _memory_errors(here: Here, settings: RoleSettings) -> Iterable[str]:

@@ -38,7 +38,8 @@ def _address(value: str) -> str:
     return value
 
 
-def _network(value: str) -> str:
+def network(value: str) -> str:
+    """The text, if it is a network in CIDR form or an address. Raises ValueError, in words."""
     try:
         ipaddress.ip_network(value)
     except ValueError:
@@ -66,7 +67,7 @@ def _size(value: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(_address)]
-Network = Annotated[str, AfterValidator(_network)]
+Network = Annotated[str, AfterValidator(network)]
 UserName = Annotated[str, AfterValidator(_user_name)]
 Domain = Annotated[str, AfterValidator(_domain)]
 Size = Annotated[str, AfterValidator(_size)]

@@ -13,8 +13,9 @@ from functools import cached_property
 from typing import Any, Iterable, Iterator, Mapping, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pyinfra.api.exceptions import PyinfraError
 
-from groundwork.settings import External, HostSettings, KeyedSettings, RoleSettings, key
+from groundwork.settings import External, HostSettings, KeyedSettings, RoleSettings, key, network
 from groundwork.takeover import Found
 
 S = TypeVar("S", bound=KeyedSettings)
@@ -49,8 +50,13 @@ def external(
         name: a role's name ("postgresql") for a service, any name for a set of clients ("office").
         host, port, tls: where a service is.
         networks: where clients come from, in CIDR form.
+    Raises:
+        PyinfraError: for a network that is none.
     """
-    return External(name, host, port, tls, tuple(networks))
+    try:
+        return External(name, host, port, tls, tuple(map(network, networks)))
+    except ValueError as error:
+        raise PyinfraError(f"external({name!r}): networks: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,13 @@ class SettingsError(Exception):
     def __init__(self, errors: list[str]):
         super().__init__("\n".join(errors))
         self.errors = errors
+
+
+class UnknownSource(SettingsError):
+    """A flow comes from what nobody knows."""
+
+    def __init__(self, source: str):
+        super().__init__([f'source {source!r} is no role, no external, no network, and not "{INTERNET}"'])
 
 
 class Topology:
@@ -133,7 +146,7 @@ class Topology:
         """Networks that a flow's source stands for; None stands for everybody.
 
         Raises:
-            KeyError: for a source that is no role, no external and no network.
+            UnknownSource: for a source that is no role, no external and no network.
         """
         if source == INTERNET:
             return None
@@ -144,7 +157,7 @@ class Topology:
         try:
             return [str(ipaddress.ip_network(source))]
         except ValueError:
-            raise KeyError(source) from None
+            raise UnknownSource(source) from None
 
 
 @dataclass

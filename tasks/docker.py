@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Row
-from groundwork.settings import Address, HostSettings, Network, RoleSettings, Size, UserName
+from groundwork.settings import Address, HostSettings, Network, RoleSettings, Size, UserName, is_address
 from groundwork import takeover
 from groundwork.takeover import BEFORE, Found, Met, asked, refused
 from groundwork.topology import Here
@@ -210,7 +210,8 @@ class Settings(RoleSettings):
 def _known_networks(here: Here) -> Iterable[tuple[str, Any]]:
     """Addresses and networks of the inventory, and whose they are."""
     for other in here.topology.hosts.values():
-        yield other.name, ipaddress.ip_network(other.private_address)
+        if is_address(other.private_address):
+            yield other.name, ipaddress.ip_network(other.private_address)
         for item in other.settings(HostSettings).externals:
             yield from ((item.name, ipaddress.ip_network(network)) for network in item.networks)
 

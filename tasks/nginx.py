@@ -207,11 +207,6 @@ class Settings(RoleSettings):
     def errors(self, here: Here) -> Iterable[str]:
         if not self.frontend and not here.peers("app"):
             yield "nginx_frontend is not set, and no host is in the group app: nginx would have nothing to serve"
-        for source in self.sources:
-            try:
-                here.topology.networks_of(source)
-            except KeyError:
-                yield f'nginx_sources: {source!r} is no role, no external, no network, and not "internet"'
         if self.acme:
             yield from self._acme_errors(here)
         if self.provided:

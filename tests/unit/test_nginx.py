@@ -187,7 +187,6 @@ def test_a_key_is_needed_only_with_a_certificate():
     ("data", "said"),
     [
         ({"groups": ["nginx"]}, "nothing to serve"),
-        ({"nginx_sources": ["offise"]}, "nginx_sources: 'offise'"),
         ({"nginx_tls_certificate": "/nowhere.pem"}, "nginx_tls_certificate = '/nowhere.pem'"),
         ({"nginx_tls_certificate": "README.md"}, "nginx_tls_certificate"),
         ({"nginx_frontend": "/nowhere"}, "nginx_frontend = '/nowhere'"),

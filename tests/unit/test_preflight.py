@@ -47,6 +47,10 @@ CASES = {
         'flows = [{"source": "moon", "role": "mongodb", "port": 1}]',
         "flows: source 'moon' is no role, no external, no network",
     ),
+    "a setting's source from nowhere": (
+        'base_ssh_sources = ["moon"]',
+        "base_ssh_sources: source 'moon' is no role, no external, no network",
+    ),
     "flow to no port": (
         'flows = [{"source": "internet", "role": "mongodb", "port": True}]',
         "flows[0]['port'] = True: must be a whole number",
@@ -133,6 +137,23 @@ def test_all_errors_come_together(tmp_path):
     group_data(tmp_path, "all", 'mongodb_port = 0\nmongodb_prot = 1\nenvironment = 3\n')
     done = run(inventory(tmp_path, ["mongodb"]), "deploy.py", "-y")
     assert "3 things to put right" in done.stderr
+
+
+def test_what_does_not_go_together_is_said_with_what_is_refused_alone(tmp_path):
+    """But nothing of what needs the refused setting itself: the port that is none is wanted by nobody."""
+    users = 'mongodb_users = [{"name": "a", "database": "d"}, {"name": "a", "database": "e"}]'
+    flow = 'flows = [{"source": "moon", "role": "mongodb", "port": 1}]'
+    group_data(tmp_path, "all", f'redis_port = 0\n{users}\n{flow}\nmongodb_port = 22\n')
+    done = run(inventory(tmp_path, ["mongodb", "redis"]), "deploy.py", "-y")
+    assert "3 things to put right, nothing was changed" in done.stderr and "Traceback" not in done.stderr
+    for words in ("all.py:1: redis_port = 0:", "all.py:2: mongodb_users: 'a' is there twice", "all.py:3: flows: source 'moon'"):
+        assert words in done.stderr
+
+
+def test_a_name_that_is_no_address(tmp_path):
+    path = tmp_path / "names.py"
+    path.write_text('docker = ["web1"]\nredis = ["web1"]\n')
+    _refused(run(path, "deploy.py", "-y"), "private_address is not set, and 'web1' is not an address")
 
 
 def test_a_missing_secret_says_where_it_was_looked_for(tmp_path):
@@ -240,6 +261,10 @@ def test_data_without_a_value(tmp_path):
         ("mongodb_port = 27017\nmongodb_users = [", "all.py:3: SyntaxError: '[' was never closed"),
         ("mongodb_users = [anna]", "all.py:2: NameError: name 'anna' is not defined"),
         ('from groundwork.secrets import Secret\nx = Secret("A B")', "all.py:3: a secret is given by its name"),
+        (
+            'from groundwork.topology import external\nexternals = [external("office", networks=["10.0.0.0/33"])]',
+            "all.py:3: external('office'): networks: '10.0.0.0/33' is not a network such as",
+        ),
     ],
 )
 def test_an_inventory_that_can_not_be_read(tmp_path, text, message):
