@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.state import StateStage
 from pyinfra.context import ctx_state
 from pyinfra_cli import cli
+from pyinfra_cli import inventory as inventories
 from pyinfra_cli.exceptions import UnexpectedExternalError
 from pyinfra_cli.inventory import make_inventory
 
@@ -44,6 +46,7 @@ def check(arguments: list[str]) -> None:
     checked = True
     signal.signal(signal.SIGINT, _interrupted)
     cli._do_confirm = _confirm
+    inventories._get_groups_from_filename = _groups
     if "--no-wait" in arguments:
         raise Refusal("--no-wait is refused: a failure would end with exit status 0")
     if "--serial" in arguments:
@@ -116,6 +119,41 @@ def _hosts(arguments: list[str], inventory: str) -> list[Host]:
         raise _unreadable(error.exception, Path(inventory).parent) from None
     except (PyinfraError, SyntaxError) as error:
         raise _unreadable(error, Path(inventory).parent) from None
+
+
+def _groups(file: str) -> dict[str, Any]:
+    """The groups of an inventory file, as pyinfra reads it, but for hosts that are not what was meant.
+
+    Raises:
+        Refusal: for two hosts of one name, of which pyinfra would make one; for a tuple that is no group.
+    """
+    groups = _pyinfras_groups(file)
+    declared: dict[str, Any] = {}
+    for name, hosts in groups.items():
+        hosts = hosts[0] if isinstance(hosts, tuple) else hosts
+        if isinstance(hosts, str):
+            letters = ", ".join(map(repr, hosts[:3]))
+            raise Refusal(
+                f"{_named(file, name)}: pyinfra would read {name!r} as a group with the hosts {letters}…: a host by itself "
+                f"starts with an underscore (_{name}), and a group is a list ({name} = [_host])"
+            )
+        for host, data in (item for item in hosts if isinstance(item, tuple)):
+            if declared.setdefault(host, data) != data:
+                raise Refusal(
+                    f"{_named(file, host)}: two hosts are called {host}, and pyinfra would make one of them: give one another "
+                    "name (a host that is in several groups is declared once, with all its data)"
+                )
+    return groups
+
+
+_pyinfras_groups = inventories._get_groups_from_filename
+
+
+def _named(file: str, name: str) -> str:
+    """`file:lines` where a host is named, or a variable is set."""
+    nodes = [node for node in ast.walk(ast.parse(Path(file).read_text())) if not isinstance(getattr(node, "ctx", None), ast.Load)]
+    lines = [node.lineno for node in nodes if name in (getattr(node, "value", None), getattr(node, "id", None))]
+    return f"{file}:{','.join(map(str, dict.fromkeys(lines)))}" if lines else file
 
 
 def _unreadable(error: Exception, directory: Path) -> Refusal:

@@ -188,6 +188,33 @@ def test_two_hosts_with_one_address(tmp_path):
     _refused(done, "private_address: @fake/one and @fake/two have the same, 10.0.0.5")
 
 
+def test_two_hosts_of_one_name(tmp_path):
+    """pyinfra would make one host of both, with the later's address."""
+    path = inventory(tmp_path, ["mongodb"])
+    line = len(path.read_text().splitlines()) + 1
+    path.write_text(path.read_text() + '_a = ("@fake/two", {"private_address": "10.0.0.6"})\n')
+    path.write_text(path.read_text() + 'redis = [_a]\ndocker = [("@fake/two", {"private_address": "10.0.0.7"})]\n')
+    done = run(path, "deploy.py", "-y")
+    assert done.returncode != 0 and f"{path}:{line},{line + 2}: two hosts are called @fake/two" in done.stderr
+    assert "Traceback" not in done.stderr and "Connecting to hosts" not in done.stderr
+
+
+def test_one_host_that_is_written_twice(tmp_path):
+    path = inventory(tmp_path, ["mongodb"])
+    path.write_text(path.read_text() + 'redis = [("@fake/one", {**_host[1]})]\ndocker = ["@fake/one"]\n')
+    assert run(path, "deploy.py", "-y", "--dry").returncode == 0
+
+
+def test_a_host_in_the_place_of_a_group(tmp_path):
+    """pyinfra would read the letters of its name as hosts."""
+    path = inventory(tmp_path, ["mongodb"])
+    path.write_text(path.read_text() + 'web1 = ("web1", {"private_address": "10.0.0.7"})\n')
+    done = run(path, "deploy.py", "-y")
+    line = len(path.read_text().splitlines())
+    assert done.returncode != 0 and f"{path}:{line}: pyinfra would read 'web1' as a group with the hosts 'w', 'e', 'b'…" in done.stderr
+    assert "(_web1)" in done.stderr and "Traceback" not in done.stderr and "Connecting to hosts" not in done.stderr
+
+
 def test_from_another_directory_nothing_is_done(tmp_path):
     path = inventory(tmp_path, ["mongodb"])
     done = run(path, str(ROOT / "deploy.py"), "-y", directory=tmp_path)
