@@ -26,7 +26,7 @@ from pyinfra.context import ctx_host
 from groundwork import command_line, connections, context
 from groundwork.errors import Refusal
 from groundwork.rows import File
-from groundwork.settings import HostSettings, RoleSettings, is_address, key, keys
+from groundwork.settings import ConnectionSettings, HostSettings, RoleSettings, is_address, key, keys
 from groundwork.takeover import new_roles, sentences
 from groundwork.templates import ROOT, render
 from groundwork.topology import Here, SettingsError, Topology, UnknownSource
@@ -171,7 +171,7 @@ def _nearest(name: str, known: set[str]) -> str:
 
 
 def _refused(here: Here) -> Iterable[str]:
-    for settings in (HostSettings, *(here.topology.roles[role] for role in here.roles)):
+    for settings in (HostSettings, ConnectionSettings, *(here.topology.roles[role] for role in here.roles)):
         try:
             here.settings(settings)
         except SettingsError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Iterable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Iterable, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -142,6 +142,26 @@ class External:
     port: int | None = None
     tls: bool = False
     networks: tuple[str, ...] = ()
+
+
+class ConnectionSettings(KeyedSettings):
+    """pyinfra's own settings of a connection by SSH (3.10.0), which it checks late, without a line, or not at all."""
+
+    model_config = ConfigDict(strict=True)
+    role: ClassVar[str] = "ssh"
+
+    hostname: str = ""
+    port: Port = 22
+    user: str = ""
+    key: str = ""
+    config_file: str = ""
+    known_hosts_file: str = ""
+    strict_host_key_checking: Literal["accept-new", "yes", "no", "off", "ask"] = "accept-new"
+    file_transfer_protocol: Literal["sftp", "scp"] = "sftp"
+    allow_agent: bool = True
+    look_for_keys: bool = True
+    forward_agent: bool = False
+    connect_retries: int = Field(default=0, ge=0)
 
 
 class FlowSetting(Part):

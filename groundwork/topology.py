@@ -356,6 +356,7 @@ def _message(cls: type[KeyedSettings], error: Any) -> str:
     if error["type"] == "dataclass_type" and error["ctx"]["class_name"] == "External":
         return 'must be external("NAME", …), of groundwork.topology'
     message = error["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be", 1)
     return _WORDS.get(error["type"]) or message[0].lower() + message[1:]
 
 

@@ -10,7 +10,7 @@ from tests.unit.pyinfra_fake import ROOT, group_data, inventory, run
 CASES = {
     "unknown key": ("mongodb_prot = 27018", "mongodb_prot: unknown key; did you mean mongodb_port?"),
     "wrong type": ('mongodb_port = "many"', "mongodb_port = 'many': must be a whole number"),
-    "port out of range": ("mongodb_port = 70000", "mongodb_port = 70000: input should be less than or equal to 65535"),
+    "port out of range": ("mongodb_port = 70000", "mongodb_port = 70000: must be less than or equal to 65535"),
     "duplicate user": (
         'mongodb_users = [{"name": "a", "database": "d"}, {"name": "a", "database": "e"}]',
         "mongodb_users: 'a' is there twice",
@@ -29,6 +29,11 @@ CASES = {
         'mongodb_users = ["anna"]',
         "mongodb_users[0] = 'anna': must be a dict with name, database, roles",
     ),
+    "no way to check host keys": (
+        'ssh_strict_host_key_checking = "maybe"',
+        "ssh_strict_host_key_checking = 'maybe': must be 'accept-new', 'yes', 'no', 'off' or 'ask'",
+    ),
+    "ssh user as a number": ("ssh_user = 7", "ssh_user = 7: must be a text"),
     "none of several types": (
         'app_environment = {"DEBUG": [1]}\napp_source = "examples/app"',
         "app_environment['DEBUG']: must be a text or a whole number or True or False or a Secret(\"…\")",
