@@ -23,10 +23,13 @@ from pyinfra_cli.exceptions import UnexpectedExternalError
 from pyinfra_cli.inventory import make_inventory
 
 from groundwork.errors import Refusal
+from groundwork.templates import ROOT
 
 checked = False
 """config.py has been read, which pyinfra does only in its own directory."""
 
+
+NOT_READ = f"config.py was not read: run pyinfra in the repository's root: cd {ROOT} (and then pyinfra inventories/NAME.py deploy.py)"
 
 PASSWORDS = {
     "--use-sudo-password": 'pyinfra 3.10 does nothing with it; set sudo_password = Secret("sudo/NAME")',
@@ -72,6 +75,19 @@ def check(arguments: list[str]) -> None:
             before_connecting(hosts)
     if _asks(arguments) and _stdin_is_null():
         raise Refusal("there is nobody to ask: add -y to go ahead, or --dry to look")
+
+
+def refuse_elsewhere() -> None:
+    """Refuse a deploy of ours that was started in another directory, where pyinfra does not read config.py.
+
+    Called from group data, which is read in any case.
+
+    Raises:
+        Refusal: with the directory.
+    """
+    ours = any(word.startswith("tasks.") or Path(word).resolve() == ROOT / "deploy.py" for word in sys.argv[1:])
+    if ours and not checked:
+        raise Refusal(f"{NOT_READ}; nothing was changed")
 
 
 def _interrupted(signum, frame) -> None:

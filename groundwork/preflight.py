@@ -28,7 +28,7 @@ from groundwork.errors import Refusal
 from groundwork.rows import File
 from groundwork.settings import ConnectionSettings, HostSettings, RoleSettings, is_address, key, keys
 from groundwork.takeover import new_roles, sentences
-from groundwork.templates import ROOT, render
+from groundwork.templates import render
 from groundwork.topology import Here, SettingsError, Topology, UnknownSource
 from operations import takeover as takeover_operations
 
@@ -88,7 +88,7 @@ def before_connecting(hosts: Iterable[Host]) -> None:
 
 def _errors() -> list[str]:
     if not command_line.checked:
-        return [f"config.py was not read: run pyinfra in {ROOT}, with one deploy at a time"]
+        return [command_line.NOT_READ]
     # The hosts as this run has them: an inventory that asks a cloud may have answered differently before.
     topology = context.use(inventory)
     active = [topology.hosts[item.name] for item in inventory.get_active_hosts()]

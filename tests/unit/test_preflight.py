@@ -226,6 +226,14 @@ def test_from_another_directory_nothing_is_done(tmp_path):
     assert done.returncode != 0 and "config.py was not read: run pyinfra in" in done.stderr
 
 
+@pytest.mark.parametrize("operation", [str(ROOT / "deploy.py"), "tasks.redis.redis"])
+def test_from_another_directory_nothing_is_connected_to(tmp_path, operation):
+    """Group data is read in any case, and says so before a connection."""
+    done = run(ROOT / "inventories" / "prod.py", operation, "-y", directory=tmp_path)
+    assert done.returncode != 0 and f"run pyinfra in the repository's root: cd {ROOT} (and then" in done.stderr
+    assert "Traceback" not in done.stderr and "Connecting to hosts" not in done.stderr
+
+
 def test_a_limit_that_matches_nothing(tmp_path):
     done = run(inventory(tmp_path, ["mongodb"]), "deploy.py", "-y", "--limit", "typo")
     assert done.returncode != 0 and "--limit typo matches none of the hosts: @fake/one" in done.stderr
