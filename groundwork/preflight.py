@@ -332,7 +332,7 @@ def _key_errors(topology: Topology) -> Iterable[str]:
 
 
 def _missing_secrets(topology: Topology) -> Iterable[str]:
-    for message in context.secret_store().missing(topology.secret_names()):
+    for message in context.secret_store().missing(topology.secret_names(), topology.random_secrets()):
         yield f"secret: {message}"
 
 

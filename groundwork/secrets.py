@@ -51,6 +51,10 @@ class SecretError(PyinfraError, ValueError):
     """
 
 
+class NotFound(SecretError):
+    """No source has the secret."""
+
+
 class SourceUnreadable(SecretError):
     """A whole source can't be read, so the sentence is the same for every name in it."""
 
@@ -363,9 +367,14 @@ class SecretStore:
                 f"{secret} is not in {self.sources[0].where(secret.name)}, and {error}"
             ) from None
 
-    def missing(self, names: Iterable[str | Secret]) -> list[str]:
-        """What is wrong with these secrets, one message each; a source's trouble is told once."""
+    def missing(self, names: Iterable[str | Secret], random: Iterable[str] = ()) -> list[str]:
+        """What is wrong with these secrets, one message each; a source's trouble is told once.
+
+        Args:
+            random: names for which a random value does.
+        """
         messages: list[str] = []
+        absent: list[str] = []
         unreadable: dict[str, list[str]] = {}
         plain = {name.name if isinstance(name, Secret) else name for name in names}
         for name in sorted(plain):
@@ -373,8 +382,12 @@ class SecretStore:
                 self._find(_secret(name))
             except SourceUnreadable as error:
                 unreadable.setdefault(str(error), []).append(name)
+            except NotFound:
+                absent.append(name)
             except SecretError as error:
                 messages.append(str(error))
+        if absent:
+            messages.append(self._absent(absent, set(random)))
         return messages + [f"{text} (needed for {', '.join(n)})" for text, n in unreadable.items()]
 
     def names(self) -> list[str]:
@@ -396,7 +409,7 @@ class SecretStore:
                     "are for the lab"
                 )
             return value
-        raise SecretError(self._not_found(secret))
+        raise NotFound(self._not_found(secret))
 
     def _not_found(self, secret: Secret) -> str:
         # A lab's seed has every name, so there is a file here.
@@ -405,6 +418,20 @@ class SecretStore:
         init = "" if self.file.path.exists() else f"`{self.file.command('init')}`, then "
         add = self.file.command(f"add {secret.name}")
         return f"{secret} is neither in {places}; add it with {init}`{add}`"
+
+    def _absent(self, names: list[str], random: set[str]) -> str:
+        """Where these were looked for, and the commands that add them, one a line."""
+        assert self.file is not None
+        made = [name for name in names if name in random]
+        commands = [] if self.file.path.exists() else [self.file.command("init")]
+        commands += [self.file.command(f"add --generate {' '.join(made)}") + "    # random values"] if made else []
+        commands += [f"{self.file.command(f'add {name}')}    # asks for the value" for name in names if name not in random]
+        more = ", …" if len(names) > 1 else ""
+        return (
+            f"{', '.join(names)}: neither in the environment ({variable(names[0])}{more}) nor in "
+            f"{self.file.where(names[0])}. To add {'them' if more else 'it'}:\n"
+            + "\n".join(f"      {command}" for command in commands)
+        )
 
 
 def is_lab_inventory(path: str | Path) -> bool:
@@ -663,11 +690,12 @@ def _is_piped() -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
-def _refuse_known(name: str, values: dict[str, str], file: AgeFile) -> None:
-    if name in values:
-        raise SecretError(
-            f"{name} is there already; change it with `{file.command(f'rotate {name}')}`"
-        )
+def _refuse_known(names: list[str], values: dict[str, str], file: AgeFile) -> None:
+    for name in names:
+        if name in values:
+            raise SecretError(
+                f"{name} is there already; change it with `{file.command(f'rotate {name}')}`"
+            )
 
 
 def _require_known(name: str, values: dict[str, str], file: AgeFile) -> None:
@@ -680,13 +708,13 @@ def _init(file: AgeFile, options: argparse.Namespace) -> None:
 
 
 def _add(file: AgeFile, options: argparse.Namespace) -> None:
-    _refuse_known(options.name, file.read(), file)
+    _refuse_known(options.names, file.read(), file)
     # The lock is not held while somebody types, hence the second look.
-    value = generate() if options.generate else _given_value(options.name)
+    new = {name: generate() if options.generate else _given_value(name) for name in options.names}
     with file.editing() as values:
-        _refuse_known(options.name, values, file)
-        values[options.name] = value
-    print(f"{options.name} is added. Commit {_shown(file.path)}.")
+        _refuse_known(options.names, values, file)
+        values.update(new)
+    print(f"{', '.join(new)}: added. Commit {_shown(file.path)}.")
 
 
 def _rotate(file: AgeFile, options: argparse.Namespace) -> None:
@@ -783,8 +811,9 @@ def _parser() -> argparse.ArgumentParser:
     command("init", "make your identity, the recipients file and an empty age file, if missing")
     command("list", "names, and the keys that can read them")
     command("rekey", "encrypt again, to the keys now in the recipients file")
-    add = command("add", "add a secret: the value from standard input, or typed twice")
-    add.add_argument("--generate", action="store_true", help="a random value of 32 characters")
+    add = command("add", "add a secret: the value from standard input, or typed twice; or several, with --generate")
+    add.add_argument("--generate", action="store_true", help="a random value of 32 characters for each")
+    add.add_argument("names", metavar="NAME", nargs="+", help="such as mongodb/admin")
     rotate = command("rotate", "change a secret: a random value, unless --no-generate")
     rotate.add_argument(
         "--generate",
@@ -794,7 +823,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     show = command("show", "print a value, to a terminal")
     show.add_argument("--force", action="store_true", help="also to a file or a pipe")
-    for named in (add, rotate, show, command("remove", "remove a secret")):
+    for named in (rotate, show, command("remove", "remove a secret")):
         named.add_argument("name", metavar="NAME", help="such as mongodb/admin")
     return parser
 
@@ -809,14 +838,15 @@ def _default_inventory() -> Path:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if hasattr(options, "name"):
-        Secret(options.name)
+    names = [options.name] if hasattr(options, "name") else getattr(options, "names", [])
+    for name in names:
+        Secret(name)
     inventory = Path(options.inventory) if options.inventory else _default_inventory()
     store = SecretStore.for_inventory(inventory, lab=is_lab_inventory(inventory))
     if options.command in READING:
         READING[options.command](store, options)
     elif store.file is None:
-        another = variable(options.name) if hasattr(options, "name") else "GROUNDWORK_SECRET_…"
+        another = variable(names[0]) if names else "GROUNDWORK_SECRET_…"
         raise SecretError(
             f"{_shown(store.inventory)} is a lab: its values are generated, not kept; another value is "
             f"given for a run, in the environment variable {another}"
@@ -829,7 +859,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line. Returns the exit status: 0, 1 for what can't be done, 2 for usage."""
     parser = _parser()
     options, more = parser.parse_known_args(arguments)
-    if more:
+    if more or len(getattr(options, "names", [])) > 1 and not options.generate:
         # Not argparse's own message, which would print what may be a value.
         print(
             "error: too many words after the command; a value is never given on the command line, "

@@ -103,6 +103,8 @@ class RoleSettings(KeyedSettings):
 
     mark: ClassVar[str] = ""
     """A path that is there once the role has been on a host, and that nobody else makes."""
+    random_secrets: ClassVar[bool] = False
+    """Its secrets are passwords that nobody else gives out: a random value does."""
     units: ClassVar[tuple[str, ...]] = ()
     """Units that may hold the role's ports."""
 

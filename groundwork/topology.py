@@ -137,6 +137,16 @@ class Topology:
                 wanted.update((secret.name, None) for secret in host.settings(settings).secrets(host))
         return list(wanted)
 
+    def random_secrets(self) -> list[str]:
+        """Those of them for which a random value does."""
+        return [
+            secret.name
+            for host in self.hosts.values()
+            for role in host.roles
+            if self.roles[role].random_secrets
+            for secret in host.settings(self.roles[role]).secrets(host)
+        ]
+
     @property
     def is_lab(self) -> bool:
         """Whether every host is a lab's."""

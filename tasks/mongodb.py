@@ -118,6 +118,7 @@ class Settings(RoleSettings):
     role = "mongodb"
     mark = "/etc/systemd/system/mongod.service.d/groundwork.conf"
     units = ("mongod.service",)
+    random_secrets = True
     memory_weight = 4
     memory_minimum = 512
 

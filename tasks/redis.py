@@ -35,6 +35,7 @@ class Settings(RoleSettings):
     role = "redis"
     mark = "/etc/systemd/system/redis-server.service.d/groundwork.conf"
     units = ("redis-server.service",)
+    random_secrets = True
     memory_weight = 1
     memory_minimum = 64
 

@@ -163,8 +163,8 @@ def test_a_name_that_is_no_address(tmp_path):
 
 def test_a_missing_secret_says_where_it_was_looked_for(tmp_path):
     done = run(inventory(tmp_path, ["mongodb"]), "deploy.py", "-y", secrets=False)
-    _refused(done, 'secret: Secret("mongodb/admin") is neither in')
-    assert "GROUNDWORK_SECRET_MONGODB_ADMIN" in done.stderr and "add mongodb/admin" in done.stderr
+    _refused(done, "secret: mongodb/admin: neither in the environment (GROUNDWORK_SECRET_MONGODB_ADMIN) nor in")
+    assert "add --generate mongodb/admin " in done.stderr
 
 
 def test_a_host_without_a_role(tmp_path):

@@ -272,15 +272,25 @@ def test_missing_tells_all_at_once(identity, monkeypatch):
     monkeypatch.setenv("GROUNDWORK_SECRET_A_EMPTY", "")
     names = ["z/not", "a/there", "a/lab", "a/empty", Secret("a/not"), "a/not", "Nonsense"]
     messages = prod().missing(names)
-    assert len(messages) == 5
+    assert len(messages) == 4
     for part in (
-        "neither in .*A_NOT",
-        "neither in .*Z_NOT",
+        "a/not, z/not: neither in .*A_NOT, …. nor in secrets/prod.age",
         "a/lab.*lab secret",
         "A_EMPTY.*empty",
         "by its name",
     ):
         assert sum(bool(re.search(part, message)) for message in messages) == 1, part
+
+
+def test_missing_says_what_to_type(identity):
+    names = ["app/dsn", "redis/app", "redis/admin"]
+    command = "      python -m groundwork.secrets --inventory inventories/prod.py"
+    add = [f"{command} add --generate redis/admin redis/app    # random values", f"{command} add app/dsn    # asks for the value"]
+    (message,) = prod().missing(names, random=["redis/app", "redis/admin", "mongodb/admin"])
+    assert message.splitlines()[1:] == [f"{command} init", *add]
+    write_store(identity, "a/a: x")
+    (message,) = prod().missing(names, random=["redis/app", "redis/admin"])
+    assert message.splitlines()[1:] == add
 
 
 def test_missing_tells_a_sources_trouble_once(identity):
@@ -940,6 +950,17 @@ def test_rotate_and_remove_of_what_is_not_there(project):
     for words in (("rotate", "a/a", "--generate"), ("remove", "a/a")):
         done = run(*words)
         assert done.returncode == 1 and "there is no a/a in secrets/prod.age" in done.err
+
+
+def test_several_random_values_at_once(project):
+    run("init")
+    assert run("add", "--generate", "a/a", "b/b").returncode == 0
+    assert prod().names() == ["a/a", "b/b"] and prod().value("a/a") != prod().value("b/b")
+    done = run("add", "--generate", "c/c", "b/b")
+    assert done.returncode == 1 and "b/b is there already" in done.err
+    done = run("add", "c/c", "d/d", stdin=b"x")
+    assert done.returncode == 2 and "too many words" in done.err
+    assert prod().names() == ["a/a", "b/b"]
 
 
 def test_remove(project):
