@@ -32,9 +32,25 @@ def is_address(value: str) -> bool:
     return True
 
 
+def matching(pattern: str, allowed: str) -> AfterValidator:
+    """Refuse other texts in words, where pydantic would say the pattern.
+
+    Args:
+        pattern: of the whole text.
+        allowed: what it must be, such as "a user name (lower-case letters, digits, - and _)".
+    """
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"must be {allowed}")
+        return value
+
+    return AfterValidator(check)
+
+
 def _address(value: str) -> str:
     if not is_address(value):
-        raise ValueError(f"{value!r} is not an IP address such as 10.0.0.5")
+        raise ValueError("must be an IP address such as 10.0.0.5")
     return value
 
 
@@ -47,30 +63,15 @@ def network(value: str) -> str:
     return value
 
 
-def _user_name(value: str) -> str:
-    if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,30}", value):
-        raise ValueError(f"{value!r} is not a user name (lower-case letters, digits, - and _)")
-    return value
-
-
-def _domain(value: str) -> str:
-    label = r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
-    if len(value) > 253 or not re.fullmatch(rf"({label}\.)*{label}", value):
-        raise ValueError(f"{value!r} is not a host name such as app.example.org")
-    return value
-
-
-def _size(value: str) -> str:
-    if not re.fullmatch(r"[1-9][0-9]*[KMG]", value):
-        raise ValueError(f"{value!r} is not a size such as 100M (K, M or G)")
-    return value
-
+_LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 
 Address = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(network)]
-UserName = Annotated[str, AfterValidator(_user_name)]
-Domain = Annotated[str, AfterValidator(_domain)]
-Size = Annotated[str, AfterValidator(_size)]
+UserName = Annotated[
+    str, matching(r"[a-z_][a-z0-9_-]{0,30}", "a user name (lower-case letters, digits, - and _; 31 at most, the first no digit or -)")
+]
+Domain = Annotated[str, matching(rf"(?=.{{1,253}}$)({_LABEL}\.)*{_LABEL}", "a host name such as app.example.org")]
+Size = Annotated[str, matching(r"[1-9][0-9]*[KMG]", "a size such as 100M (K, M or G)")]
 
 
 class Part(BaseModel):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Iterable
+from typing import Annotated, Iterable, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from groundwork import locks, uris
 from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
 from groundwork.secrets import Secret
-from groundwork.settings import HostSettings, Port, RoleSettings
+from groundwork.settings import HostSettings, Port, RoleSettings, matching
 from groundwork.sources import SourceError, Tree, shown, tree
 from groundwork.topology import Flow, Here
 from operations import accounts, apt, files, service, uv, wait
@@ -43,20 +42,8 @@ for name, value in values.items():
 END"""
 
 
-def _variable(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-        raise ValueError(f"{value!r} is not a name for an environment variable")
-    return value
-
-
-def _url_path(value: str) -> str:
-    if not re.fullmatch(r"/[A-Za-z0-9_./~-]*", value):
-        raise ValueError(f"{value!r} is not the path of a URL such as /health")
-    return value
-
-
-Variable = Annotated[str, AfterValidator(_variable)]
-UrlPath = Annotated[str, AfterValidator(_url_path)]
+Variable = Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "a name for an environment variable")]
+UrlPath = Annotated[str, matching(r"/[A-Za-z0-9_./~-]*", "the path of a URL such as /health")]
 
 
 class Settings(RoleSettings):
@@ -73,16 +60,16 @@ class Settings(RoleSettings):
     work tree, what is not ignored), or the URL of a git repository, which the controller reads."""
     revision: str = "HEAD"
     """Of a git repository: branch, tag, or all 40 digits of a commit."""
-    module: str = Field(default="app.main:app", pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*(\(\))?$")
+    module: Annotated[str, matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(\(\))?", "module:name, such as app.main:app")] = "app.main:app"
     """Where the ASGI application is: module:name."""
     requirements: str | None = None
     """The lock, a path in the source: a requirements file of pip or uv, or uv.lock beside its
     pyproject.toml. By default requirements.txt, or else uv.lock."""
-    python: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_./+-]+$")
+    python: Annotated[str, matching(r"[A-Za-z0-9_./+-]+", "a program's name or path, such as python3.11")] | None = None
     """Interpreter on the host, a name or a path; by default the distribution's python3."""
     build: bool = False
     """Allow packages that come as source only; app_packages then names what building them takes."""
-    packages: list[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]] = []
+    packages: list[Annotated[str, matching(r"[a-z0-9][a-z0-9+.-]+", "a package's name, such as libpq5")]] = []
     """Packages of the distribution that the application needs besides, such as libpq5 or ffmpeg; names of
     real packages, not of virtual ones."""
     keep_releases: int = Field(default=5, ge=2)
@@ -112,7 +99,7 @@ class Settings(RoleSettings):
     environment: dict[Variable, str | int | bool | Secret] = {}
     """More variables of the application's environment, and other values for ours:
     {"SENTRY_DSN": Secret("app/sentry_dsn"), "ALLOWED_ORIGINS": "https://example.org"}."""
-    log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     """LOG_LEVEL: DEBUG, INFO, WARNING, ERROR or CRITICAL."""
     mongodb_user: str | None = None
     """Which of mongodb_users the application is; by default the first. Of a MongoDB that is not

@@ -21,7 +21,7 @@ from facts.sshd import CHECK, DROP_IN
 from groundwork import connections
 from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Link, Row
-from groundwork.settings import Address, Domain, Network, Part, Port, RoleSettings, Size, UserName, is_address
+from groundwork.settings import Address, Domain, Network, Part, Port, RoleSettings, Size, UserName, is_address, matching
 from groundwork.takeover import Found, Met, asked, refused, told
 from groundwork.topology import INTERNET, Flow, Here, Machine, Opening
 from operations import accounts, apt, files, firewall, host, service, sshd, swap, sysctl, takeover, unconfirmed, wait
@@ -192,13 +192,13 @@ class Settings(RoleSettings):
     """Log refused packets (the kernel's log, at most ten a minute)."""
     first_run_upgrade: bool = True
     """Upgrade all packages once, at the first run."""
-    reboot_time: str | None = Field(default=None, pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")
+    reboot_time: Annotated[str, matching(r"([01][0-9]|2[0-3]):[0-5][0-9]", 'a time such as "04:00"')] | None = None
     """When to reboot, such as "04:00", if a security update asks for it; by default never."""
     journal_size: Size = "500M"
     """The most that the journal takes on disk."""
     journal_days: int = Field(default=30, ge=1)
     """Days that the journal is kept."""
-    sysctls: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[A-Za-z0-9_*-]+)+$")], str | int] = {}
+    sysctls: dict[Annotated[str, matching(r"[a-z0-9_]+(\.[A-Za-z0-9_*-]+)+", "a name such as net.core.somaxconn")], str | int] = {}
     """More kernel settings, or other values for ours: {"net.core.somaxconn": 4096}."""
     swap_size: int | None = Field(default=None, ge=0)
     """MiB of a swap file; by default 1024 where memory is under 2 GiB, else none. A file that exists

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Row
-from groundwork.settings import Address, HostSettings, Network, RoleSettings, Size, UserName, is_address
+from groundwork.settings import Address, HostSettings, Network, RoleSettings, Size, UserName, is_address, matching
 from groundwork import takeover
 from groundwork.takeover import BEFORE, Found, Met, asked, refused
 from groundwork.topology import Here
@@ -74,7 +74,7 @@ class Settings(RoleSettings):
     repository: Literal["distribution", "vendor"] = "distribution"
     """Where the engine comes from: the distribution (docker.io, with its security updates), or
     Docker's own packages (docker-ce), which are newer and the same on every distribution."""
-    repository_url: str = Field(default=VENDOR, pattern=r"^https?://[^ ]+[^/ ]$")
+    repository_url: Annotated[str, matching(r"https?://[^ ]+[^/ ]", "a URL without a / at its end")] = VENDOR
     """Docker's repository, or a company mirror of it: what stands before /ubuntu or /debian."""
     repository_key: str | None = None
     """Key of the repository: a URL, or a file on the controller; by default Docker's, which is fetched

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Literal
+from typing import Annotated, Iterable, Literal
 
 from pydantic import Field
 
 from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Row
 from groundwork.secrets import KEPT, Secret
-from groundwork.settings import Address, Part, Port, RoleSettings
+from groundwork.settings import Address, Part, Port, RoleSettings, matching
 from groundwork import takeover
 from groundwork.takeover import BEFORE, Found, Met, asked, refused, told
 from groundwork.topology import Flow, Here
@@ -67,9 +67,11 @@ _NO_ADMIN = {
 class User(Part):
     """A user of one database, who logs in there (`authSource` is the database)."""
 
-    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,62}$")
+    name: Annotated[
+        str, matching(r"[A-Za-z_][A-Za-z0-9_-]{0,62}", "letters, digits, _ and - (63 at most, the first no digit or -)")
+    ]
     """Its password is the secret mongodb/<name>."""
-    database: str = Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")
+    database: Annotated[str, matching(r"[A-Za-z0-9_-]{1,63}", "letters, digits, _ and - (63 at most)")]
     """Its own database."""
     roles: list[str] = ["readWrite"]
     """Built-in roles on that database: all that it has."""
@@ -104,7 +106,9 @@ class Collection(Part):
 
     database: str
     """A database of one of the users, who creates it."""
-    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,119}$")
+    name: Annotated[
+        str, matching(r"[A-Za-z_][A-Za-z0-9_.-]{0,119}", "letters, digits, _, . and - (120 at most, the first a letter or _)")
+    ]
     """Its name."""
     timeseries: TimeSeries | None = None
     """Makes it a time series."""
@@ -127,9 +131,9 @@ class Settings(RoleSettings):
     bind_addresses: list[Address] | None = None
     """Addresses to listen on besides loopback; by default the private address. 0.0.0.0 is refused where
     a flow lets everybody in."""
-    series: str | None = Field(default=None, pattern=r"^[0-9]+\.[0-9]+$")
+    series: Annotated[str, matching(r"[0-9]+\.[0-9]+", 'two numbers such as "7.0"')] | None = None
     """Release series such as "7.0"; by default what the vendor publishes for the distribution."""
-    version: str | None = Field(default=None, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
+    version: Annotated[str, matching(r"[0-9]+\.[0-9]+\.[0-9]+", 'three numbers such as "7.0.14"')] | None = None
     """Exact version of the server to install and hold; by default the newest of the series, then held."""
     repository: str = VENDOR
     """Where the packages are: the vendor's, or a company mirror of it."""

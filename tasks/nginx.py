@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterable, Literal
+from typing import Annotated, Iterable, Literal
 
 from cryptography import x509
 from pydantic import Field
@@ -12,7 +12,7 @@ from facts.certificate import LETSENCRYPT, LINEAGE, OFF
 from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Row
 from groundwork.secrets import Secret
-from groundwork.settings import Domain, Network, RoleSettings, Size, is_address
+from groundwork.settings import Domain, Network, RoleSettings, Size, is_address, matching
 from groundwork.sources import SourceError, shown, tree
 from groundwork.takeover import BEFORE, Found, Met, asked, told
 from groundwork.templates import ROOT
@@ -69,13 +69,13 @@ class Settings(RoleSettings):
     made on the host."""
     tls_key: Secret = Secret("nginx/tls_key")
     """Key of nginx_tls_certificate, PEM; needed only with a file."""
-    acme_email: str | None = Field(default=None, pattern=r"^[^@\s]+@[^@\s]+$")
+    acme_email: Annotated[str, matching(r"[^@\s]+@[^@\s]+", "an address such as anna@example.org")] | None = None
     """Address that the authority knows the account by; needed for "acme"."""
     acme_terms_agreed: bool = False
     """You have read the authority's terms of service (Let's Encrypt: https://letsencrypt.org/repository/)
     and agree to them; needed for "acme"."""
-    acme_directory: str = Field(
-        default="https://acme-v02.api.letsencrypt.org/directory", pattern=r"^https://[^\s\"'$]+$"
+    acme_directory: Annotated[str, matching(r"https://[^\s\"'$]+", "a URL that begins with https://")] = (
+        "https://acme-v02.api.letsencrypt.org/directory"
     )
     """URL of the authority's directory. To try with, Let's Encrypt has
     https://acme-staging-v02.api.letsencrypt.org/directory, whose certificates no browser trusts."""
@@ -86,8 +86,8 @@ class Settings(RoleSettings):
     """How long browsers keep to HTTPS (Strict-Transport-Security); 0 sends no such header."""
     hsts_subdomains: bool = False
     """Let that hold for all names below the domains, too."""
-    content_security_policy: str | None = Field(
-        default="frame-ancestors 'self'; base-uri 'self'; object-src 'none'", pattern=r'^[^"\\$\n]*$'
+    content_security_policy: Annotated[str, matching(r'[^"\\$\n]*', 'one line without ", \\ and $')] | None = (
+        "frame-ancestors 'self'; base-uri 'self'; object-src 'none'"
     )
     """Content-Security-Policy of every answer; None sends none. The default breaks no page that loads
     scripts from elsewhere; a strict one is the application's to know."""
@@ -112,7 +112,7 @@ class Settings(RoleSettings):
     of a git repository. A file that exists is served; what does not is asked of the application."""
     frontend_revision: str = "HEAD"
     """Of a git repository: branch, tag, or all 40 digits of a commit."""
-    metrics_path: str = Field(default="/metrics", pattern=r"^/[A-Za-z0-9_/-]+$")
+    metrics_path: Annotated[str, matching(r"/[A-Za-z0-9_/-]+", "the path of a URL such as /metrics")] = "/metrics"
     """Path (and what is below it) that is not public."""
     metrics_sources: list[Network] = []
     """Who may ask for it, besides the host itself."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Iterable, Literal
 
-from pydantic import Field, StringConstraints
-
 from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Row
 from groundwork.secrets import KEPT, Secret
-from groundwork.settings import Port, RoleSettings, Size
+from groundwork.settings import Port, RoleSettings, Size, matching
 from groundwork import takeover
 from groundwork.takeover import BEFORE, Found, Met, asked, refused
 from groundwork.topology import Flow, Here
@@ -49,9 +47,9 @@ class Settings(RoleSettings):
     ] = "allkeys-lru"  # fmt: skip
     """What goes when the memory is full: the least recently used, which suits a cache. Where Redis
     holds what can't be made again (a task queue, sessions), set "noeviction": writes then fail."""
-    app_rules: list[Annotated[str, StringConstraints(pattern=r"^[+-]@?[a-z][a-z0-9|_.-]*$")]] = Field(
-        default=[]
-    )
+    app_rules: list[
+        Annotated[str, matching(r"[+-]@?[a-z][a-z0-9|_.-]*", "+ or - and a command or @category, such as +keys or -@slow")]
+    ] = []
     """More ACL rules for the user app, in order, such as "+keys". It has every command but those of
     the categories admin and dangerous, and INFO."""
 

@@ -27,6 +27,12 @@ def test_the_settings_page_is_what_the_settings_say():
     assert (ROOT / "docs" / "settings.md").read_text() == reference.text(), "run `make docs`"
 
 
+def test_no_setting_is_refused_with_a_pattern():
+    """pydantic's own words for it are the regular expression: `matching` says what is allowed."""
+    for settings in all_roles().values():
+        assert '"pattern"' not in str(settings.model_json_schema(mode="validation")).replace("'", '"'), settings
+
+
 def test_every_setting_has_a_description():
     for line in reference.text().splitlines():
         if line.startswith("| `"):

@@ -16,6 +16,10 @@ CASES = {
         "mongodb_users: 'a' is there twice",
     ),
     "nested key missing": ('mongodb_users = [{"name": "a"}]', "mongodb_users[0]['database']: must be set"),
+    "a name that is none": (
+        'mongodb_users = [{"name": "an na", "database": "d"}]',
+        "mongodb_users[0]['name'] = 'an na': must be letters, digits, _ and - (63 at most",
+    ),
     "nested key misspelled": (
         'mongodb_users = [{"name": "a", "database": "d", "role": []}]',
         "mongodb_users[0]['role'] = []: unknown key; did you mean roles? Allowed are name, database, roles",
@@ -40,14 +44,14 @@ CASES = {
     ),
     "neither name nor address": (
         'base_time_servers = ["a b"]',
-        "base_time_servers[0] = 'a b': 'a b' is not a host name such as app.example.org or 'a b' is not an IP address",
+        "base_time_servers[0] = 'a b': must be a host name such as app.example.org or an IP address",
     ),
     "no owner of a collection": (
         'mongodb_collections = [{"database": "x", "name": "y"}]',
         "mongodb_collections: x.y: no user of mongodb_users has readWrite on that database",
     ),
     "version of another series": ('mongodb_version = "6.0.1"', "mongodb_version: 6.0.1 is not of the series 7.0"),
-    "no address": ('private_address = "db1"', "private_address = 'db1': 'db1' is not an IP address such as 10.0.0.5"),
+    "no address": ('private_address = "db1"', "private_address = 'db1': must be an IP address such as 10.0.0.5"),
     "flow from nowhere": (
         'flows = [{"source": "moon", "role": "mongodb", "port": 1}]',
         "flows: source 'moon' is no role, no external, no network",
@@ -257,6 +261,7 @@ def test_a_value_in_the_place_of_a_secret_is_not_printed(tmp_path):
     [
         ("no_such.py", "deploy.py", "no_such.py: there is no such inventory file"),
         ("try_out.py", "tasks/nginx.py", "one role alone is tasks.nginx.nginx"),
+        ("try_out.py", "tasks.nginx", "one role alone is tasks.nginx.nginx"),
         ("try_out.py", "tasks.redis.redis", "none of the hosts is in the group redis: @fake/one"),
     ],
 )
