@@ -121,6 +121,7 @@ def base(found: Found | None, mark: str):
     if found.ufw is not None and (not found.firewall_written or "base" in current().settings(HostSettings).take_over):
         report("ufw: disabled; its rules stay in /etc/ufw")
         yield "ufw disable >/dev/null"
+    report(f"{mark}: written, so that later runs know that Groundwork was here")
     yield f"mkdir -p /var/lib/groundwork && touch {shlex.quote(mark)}"
 
 

@@ -41,6 +41,7 @@ def test_one_role_alone(tmp_path, role):
     group_data(tmp_path, "all", ALL_ROLES)
     done = run(inventory(tmp_path, [role, "mongodb", "redis"]), f"tasks.{role}.{role}", "--dry")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert ("/var/lib/groundwork/base: written" in done.stderr) == (role == "base")
 
 
 def test_no_secret_is_in_what_is_printed(tmp_path):
