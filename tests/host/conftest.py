@@ -212,13 +212,31 @@ def hosts(topology, secrets, ssh_config) -> dict[str, Host]:
     return {name: Host(here, secrets, ssh_config) for name, here in topology.hosts.items()}
 
 
+def unasked(here: Here, said: str) -> str:
+    """Why a host can't be asked what it is, the first thing that all its tests need.
+
+    Args:
+        said: by ssh or sudo, on standard error.
+    """
+    user = here.data.get("ssh_user") or "the ssh_user"
+    if "password is required" in said or "authentication is required" in said:
+        return (
+            f"{here.name}: sudo asks {user} for a password, and tests/host has none: set ssh_user (and ssh_key) to one of "
+            "base_administrators, whom sudo asks for none once the host is deployed"
+        )
+    return f"{here.name}: can't be asked what it is, with sudo, as {user}: {' '.join(said.strip().splitlines()[-1:])}"
+
+
 def _fixture(role: str):
     @pytest.fixture(scope="session", name=role)
     def of_role(request, hosts) -> Host:
         host = hosts[request.param]
         if host.here.machine is None:
             fact = Machine()
-            host.here.machine = fact.process(host.check(fact.command()).splitlines())
+            done = host.run(fact.command())
+            if done.returncode:
+                pytest.exit(unasked(host.here, done.stderr), returncode=1)
+            host.here.machine = fact.process(done.stdout.splitlines())
         return host
 
     return of_role

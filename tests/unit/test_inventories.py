@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.host.conftest import unasked
 
 from groundwork import context, reference
 from groundwork.preflight import render_errors, setting_errors
@@ -47,3 +48,9 @@ def test_nothing_in_the_tree_is_named_as_a_host_of_a_registry():
         for file in files:
             text = (Path(directory) / file).read_bytes().decode(errors="replace")
             assert not [name for name in names if name in text], f"{directory}/{file}"
+
+
+def test_the_verification_says_that_sudo_wants_a_password(make_here):
+    said = unasked(make_here(["base"], ssh_user="dora"), "sudo: a terminal is required to read the password\nsudo: a password is required\n")
+    assert said.startswith("one: sudo asks dora for a password, and tests/host has none: set ssh_user")
+    assert unasked(make_here(["base"]), "ssh: no route\n").endswith("as the ssh_user: ssh: no route")
