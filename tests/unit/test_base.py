@@ -277,11 +277,13 @@ def test_overlapping_networks_are_joined():
     assert rules(here.openings()[0], "tcp dport")[0].startswith("ip saddr { 10.0.0.0/8, 192.0.2.4 } ")
 
 
-def test_a_source_nobody_knows_is_refused():
+def test_a_source_nobody_knows_is_refused(monkeypatch):
+    from groundwork import context
     from groundwork.preflight import setting_errors
 
     topology = make_topology({"one": (["base"], {"base_ssh_sources": ["office"]})})
-    assert ["'office'" in error for error in setting_errors(topology)] == [True]
+    monkeypatch.setitem(context._made, "topology", topology)
+    assert ["base_ssh_sources: source 'office'" in error for error in setting_errors(topology)] == [True]
 
 
 def test_nft_takes_the_rules(tmp_path):
