@@ -11,6 +11,7 @@ import struct
 import subprocess
 import zoneinfo
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Iterable, Literal
 
@@ -26,7 +27,6 @@ from groundwork.takeover import Found, Met, asked, refused, told
 from groundwork.topology import INTERNET, Flow, Here, Machine, Opening
 from operations import accounts, apt, files, firewall, host, service, sshd, swap, sysctl, takeover, unconfirmed, wait
 
-LIB = "/usr/local/lib/groundwork"
 
 SWAP_BELOW = 2048
 """MiB of memory under which a host gets a swap file."""
@@ -291,7 +291,7 @@ class Settings(RoleSettings):
         machine = _machine(here)
         return [
             Directory("/etc/groundwork"),
-            Directory(LIB),
+            Directory(files.LIB),
             *self._clock_files(machine),
             *self._upkeep_files(machine),
             Directory("/etc/modprobe.d"),
@@ -305,7 +305,7 @@ class Settings(RoleSettings):
             *self._fail2ban_files(here),
             File(unconfirmed.GUARD, source="base/guard", mode="755"),
             File(f"/etc/systemd/system/{unconfirmed.UNIT}", template="base/rollback.service.j2"),
-            File(f"{LIB}/load-firewall", source="base/load-firewall", mode="755"),
+            File(f"{files.LIB}/load-firewall", source="base/load-firewall", mode="755"),
             File(f"/etc/systemd/system/{firewall.UNIT}", template="base/firewall.service.j2"),
             File(CHECK, source="base/check-sshd", mode="755"),
             Directory("/etc/systemd/system/ssh.socket.d"),
@@ -461,7 +461,7 @@ class Settings(RoleSettings):
         if user in self.absent:
             yield f"base_administrators: {user} is the user whom Groundwork connects as, and can't be absent"
         for person in self.present:
-            own = _own_public_key(here) if person.name == user else ""
+            own = _own_public_key(str(here.data.get("ssh_key"))) if person.name == user else ""
             if own and own not in [_bare(key) for key in person.keys]:
                 yield f"base_administrators: {user} is the user whom we connect as, and the key of ssh_key is not among the keys"
 
@@ -535,9 +535,10 @@ def _bare(line: str) -> str:
     return " ".join(match.groups()) if match else ""
 
 
-def _own_public_key(here: Here) -> str:
+@lru_cache
+def _own_public_key(ssh_key: str) -> str:
     """The public half of ssh_key: from beside it, or of the key itself where that has no passphrase."""
-    key = Path(str(here.data.get("ssh_key"))).expanduser()
+    key = Path(ssh_key).expanduser()
     beside = Path(f"{key}.pub")
     if beside.is_file():
         return _bare(beside.read_text())

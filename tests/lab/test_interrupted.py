@@ -118,11 +118,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory) -> Lab:
-    path = tmp_path_factory.mktemp("interrupted") / "interrupted_lab.py"
-    path.write_text(INVENTORY)
-    stack = Lab(str(path))
-    stack.fresh()
-    return stack
+    return Lab.made(tmp_path_factory.mktemp("interrupted") / "interrupted_lab.py", INVENTORY)
 
 
 def _settled(stack: Lab) -> None:

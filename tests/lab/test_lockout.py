@@ -61,10 +61,7 @@ PORT = 18080
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory) -> Lab:
     """Two bare hosts."""
-    path = tmp_path_factory.mktemp("lockout") / "lockout_lab.py"
-    path.write_text(INVENTORY)
-    stack = Lab(str(path))
-    stack.fresh()
+    stack = Lab.made(tmp_path_factory.mktemp("lockout") / "lockout_lab.py", INVENTORY)
     return stack
 
 

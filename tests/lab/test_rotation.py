@@ -171,10 +171,7 @@ FIRST, SECOND, THIRD, FOURTH = (_values(round) for round in ("first", "second", 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    path = tmp_path_factory.mktemp("rotation") / "rotation_lab.py"
-    path.write_text(INVENTORY)
-    stack = Lab(str(path))
-    stack.fresh()
+    stack = Lab.made(tmp_path_factory.mktemp("rotation") / "rotation_lab.py", INVENTORY)
     with _secrets(FIRST):
         stack.deploy()
     return stack

@@ -522,8 +522,8 @@ def test_what_is_not_loaded_is_not_what_was_there_before(guard, tmp_path):
 def test_a_rollback_reloads_the_sshd_that_this_run_had_reloaded(guard, tmp_path):
     path, called = tmp_path / "file", tmp_path / "called"
     path.write_text("old\n")
-    for run, reloaded in (("run1", False), ("run2", True)):
-        assert guard("keep", run, "10", str(path)).returncode == 0
+    for number, reloaded in (("run1", False), ("run2", True)):
+        assert guard("keep", number, "10", str(path)).returncode == 0
         if reloaded:
             (tmp_path / "var/lib/groundwork/unconfirmed/sshd").touch()
         assert guard("rollback").returncode == 0
