@@ -11,7 +11,6 @@ import struct
 import subprocess
 import zoneinfo
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Iterable, Literal
 
@@ -535,7 +534,6 @@ def _bare(line: str) -> str:
     return " ".join(match.groups()) if match else ""
 
 
-@lru_cache
 def _own_public_key(ssh_key: str) -> str:
     """The public half of ssh_key: from beside it, or of the key itself where that has no passphrase."""
     key = Path(ssh_key).expanduser()
