@@ -5,6 +5,7 @@ Called from config.py, before pyinfra connects: an inventory's connection settin
 
 from __future__ import annotations
 
+import atexit
 import errno
 import getpass
 import logging
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterable
 
+import click
 import gevent
 import paramiko
 from paramiko.ssh_exception import NoValidConnectionsError
@@ -27,10 +29,10 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import State, StateStage
 from pyinfra.connectors import ssh, ssh_util, util
 from pyinfra.connectors.sshuserclient import client, config
+from pyinfra.context import ctx_state
 from pyinfra_cli import cli
 
 from facts.machine import Machine
-from groundwork.errors import Refusal
 from groundwork.topology import Here
 
 # The file is the user's alone, and lies where it goes with the session (logind's runtime directory): a
@@ -297,24 +299,58 @@ def set_up() -> None:
     # "Continue?" needs a terminal; --fail-percent says it beforehand.
     cli._set_fail_prompts = lambda state, config: None
     state.should_raise_failed_hosts = _stop
+    # After all that pyinfra says, whichever way a run ends.
+    atexit.register(_last_words)
 
 
 def _stop(run: State) -> bool:
     """Called when more hosts have failed than --fail-percent allows."""
     for tell in when_hosts_fail:
         tell(run.failed_hosts)
-    if run.current_stage == StateStage.Connect:
-        count = sum(run.is_host_in_limit(host) for host in run.inventory)
-        raise Refusal(_unreached(sorted(host.name for host in run.failed_hosts), count))
     return True
+
+
+def _last_words() -> None:
+    """Which hosts have failed, and where; pyinfra ends with "No hosts remaining!", or with a table of numbers."""
+    if ctx_state.isset() and state.initialised and state.failed_hosts:
+        click.echo(f"--> {_failed(ctx_state.get())}", err=True)
+
+
+def _failed(run: State) -> str:
+    count = sum(run.is_host_in_limit(host) for host in run.inventory)
+    failed = sorted(run.failed_hosts, key=lambda host: host.name)
+    if run.current_stage == StateStage.Connect:
+        return _unreached([host.name for host in failed], count)
+    names: dict[str, list[str]] = {}
+    for host in failed:
+        names.setdefault(_failed_at(run, host), []).append(host.name)
+    where = "; ".join(f"{', '.join(hosts)} {place}" for place, hosts in names.items())
+    if run.current_stage == StateStage.Disconnect:
+        others = "The other hosts are done"
+    elif run.current_stage == StateStage.Execute:
+        others = "Nothing more was done on any host; what was begun is finished by the next run"
+    else:
+        others = "Nothing was changed on any host"
+    return f"{len(failed)} of {count} hosts failed: {where} (why is said above). {others}"
+
+
+def _failed_at(run: State, host: Host) -> str:
+    if host not in run.activated_hosts:
+        return "can't be reached"
+    if run.current_stage < StateStage.Execute:
+        return "before anything was changed"
+    # Cut off in the middle of an operation, a host has not completed it.
+    for operation in run.get_op_order():
+        done = run.ops[host].get(operation)
+        if done and not done.operation_meta.did_succeed(_raise_if_not_complete=False):
+            return f"at {', '.join(run.get_op_meta(operation).names)}"
+    return "after its last operation"
 
 
 def _unreached(names: list[str], count: int) -> str:
     percent = -(-len(names) * 100 // count)
-    return (
-        f"{len(names)} of {count} hosts can't be reached: {', '.join(names)}. Nothing was changed on any host. "
-        f"To go on without: --fail-percent {percent}"
-    )
+    go_on = f". To go on without: --fail-percent {percent}" if len(names) < count else ""
+    return f"{len(names)} of {count} hosts can't be reached: {', '.join(names)}. Nothing was changed on any host{go_on}"
 
 
 # Dead connections
