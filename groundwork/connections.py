@@ -33,11 +33,16 @@ from pyinfra.context import ctx_state
 from pyinfra_cli import cli
 
 from facts.machine import Machine
+from groundwork import context
+from groundwork.secrets import variable
+from groundwork.settings import HostSettings
 from groundwork.topology import Here
 
 # The file is the user's alone, and lies where it goes with the session (logind's runtime directory): a
 # password in sudo's environment, as pyinfra passes it, would be in a command line that `ps` shows.
+# There is none without logind; there a killed run leaves its file, and one of a later day takes it away.
 _ASKPASS = """umask 077; d=${XDG_RUNTIME_DIR:-}; [ -d "$d" ] || d=/dev/shm
+find /dev/shm -maxdepth 1 -name 'groundwork-askpass.*' -user "$(id -u)" -mmin +720 -delete 2>/dev/null
 t=$(mktemp "$d/groundwork-askpass.XXXXXX") && cat >"$t" && chmod 700 "$t" && echo "$t" """
 
 KEEPALIVE = 5
@@ -90,6 +95,8 @@ class Target:
     known_hosts: str = "~/.ssh/known_hosts"
     jump: bool = False
     """On the way to the host, by a ProxyJump of ssh_config_file."""
+    moved: bool = False
+    """sshd may not have moved to this port yet: ssh_port and base_ssh_port have it."""
 
     @property
     def entry(self) -> str:
@@ -111,7 +118,10 @@ class Target:
 def explain(error: BaseException, target: Target) -> str:
     """What a failed connection means and what to do, in one sentence or two."""
     on_the_way = f"jump host {target.address}: " if target.jump else ""
-    return on_the_way + _explain(error, target)
+    said = _explain(error, target)
+    if target.moved and isinstance(error, OSError) and not isinstance(error, socket.gaierror):
+        said += " If its sshd listens on port 22 still, the run that moves it is given --data ssh_port=22"
+    return on_the_way + said
 
 
 def _explain(error: BaseException, target: Target) -> str:
@@ -191,6 +201,31 @@ def _file(kind: str) -> str:
     return "rsa" if "rsa" in kind else "ecdsa" if kind.startswith("ecdsa") else "ed25519"
 
 
+def unknown_at(host: Host, here: Here, port: int) -> str | None:
+    """Why a connection to another port of a host would be refused, and the command that mends it.
+
+    Args:
+        port: where sshd shall listen; the host is known at the one that we are connected to.
+    Returns:
+        None where it will not be: its key is known there, or is taken down by itself.
+    """
+    connected = getattr(host.connector, "client", None)
+    if connected is None or not isinstance(connected._policy, StrictPolicy):
+        return None
+    address = stanza_of(here).get("hostname", str(here.data.get("ssh_hostname") or here.name))
+    file = str(connected._host_keys_filename)
+    now, then = (Target(address, number) for number in (int(connected._ssh_config["port"]), port))
+    if connected.get_host_keys().lookup(then.entry):
+        return None
+    name, known_hosts = shlex.quote(now.entry), shlex.quote(file)
+    # Not a certificate authority's line, which starts with @.
+    copy = f"ssh-keygen -F {name} -f {known_hosts} | sed -n '/^[#@]/!s/^[^ ]*/{then.entry}/p' >>{known_hosts}"
+    return (
+        f"its host key is known at port {now.port} alone, and at port {port} sshd would be taken for another host "
+        f"(ssh_strict_host_key_checking). Copy it, then run again: {copy}"
+    )
+
+
 # pyinfra's connector
 
 
@@ -252,7 +287,9 @@ def _connect(connector: ssh.SSHConnector) -> None:
         stanza = client.get_ssh_config(connector.data["ssh_config_file"])
         jump = target.address not in (own, stanza.lookup(own).get("hostname") if stanza else own)
         key = None if jump else connector.data["ssh_key"]
-        known = Target(target.address, target.port, target.user, key, target.known_hosts, jump)
+        data = connector.host.data
+        moved = not jump and target.port != 22 and data.get("ssh_port") == data.get("base_ssh_port") == target.port
+        known = Target(target.address, target.port, target.user, key, target.known_hosts, jump, moved)
         raise Unreached(explain(cause, known), isinstance(cause, (paramiko.AuthenticationException, HostKeyError))) from None
 
 
@@ -455,7 +492,7 @@ def _sudo_error(said: str, here: Here) -> str:
             f"without: `{user} ALL=(ALL:ALL) NOPASSWD: ALL` in /etc/sudoers.d/{user} (visudo -f)"
         )
     if "incorrect password" in said or "no password was provided" in said:
-        return f"{here.name}: sudo refuses the password of {user}: put the right one into the secret of sudo_password"
+        return f"{here.name}: sudo refuses the password of {user}, which is {_sudo_secret(here)}"
     if "not in the sudoers" in said or "not allowed" in said or "may not run" in said:
         return (
             f"{here.name}: {user} may not use sudo: as root, `usermod -aG sudo {user}`, or set ssh_user to one who may"
@@ -463,6 +500,19 @@ def _sudo_error(said: str, here: Here) -> str:
     if "not found" in said and "sudo" in said:
         return f"{here.name}: there is no sudo: install it as root (apt-get install sudo)"
     return f"{here.name}: can't be asked what it is, with sudo, as {user}: {said or 'it gave no answer (was the connection lost?)'}"
+
+
+def _sudo_secret(here: Here) -> str:
+    """Where sudo's password was read, and how another is put there."""
+    secret, store = here.settings(HostSettings).sudo_password, context.secret_store()
+    if secret is None:
+        return "not set: set sudo_password"
+    source = next(source for source in store.sources if source.get(secret.name) is not None)
+    if source is store.file:
+        way = f"`{store.file.command(f'rotate --no-generate {secret.name}')}`"
+    else:
+        way = f"give it in the environment variable {variable(secret.name)}"
+    return f"the secret {secret.name} in {source.where(secret.name)} (sudo_password); to put the right one there: {way}"
 
 
 # Jump hosts

@@ -551,11 +551,10 @@ def _own_public_key(here: Here) -> str:
 def base(settings: Settings, here: Here) -> None:
     """Packages, files and services; then firewall, sshd and people, on probation until a new connection confirms them."""
     wait.first_boot(name="First boot", booting=bool(here.machine and here.machine.booting))
+    firewall.way_in(name="Way in", networks=settings.ssh_networks(here), port=settings.ssh_port)
     apt.packages(
         name="Packages", present=PACKAGES, recommends=False, upgrade_once=settings.first_run_upgrade
     )
-
-    firewall.way_in(name="Way in", networks=settings.ssh_networks(here))
     host.names(
         name="Host name and /etc/hosts",
         hostname=settings.hostname_of(here),
