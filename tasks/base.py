@@ -16,6 +16,7 @@ from typing import Annotated, Iterable, Literal
 
 from pydantic import AfterValidator, Field
 
+from facts.accounts import SUDOERS
 from facts.firewall import RULES
 from facts.sshd import CHECK, DROP_IN
 from groundwork import connections
@@ -325,12 +326,11 @@ class Settings(RoleSettings):
 
     def sudo(self) -> list[Row]:
         """Who may do everything; changed on probation, too."""
-        return [File("/etc/sudoers.d/groundwork", template="base/sudoers.j2", mode="440", check="visudo -cf {}")]
+        return [File(SUDOERS, template="base/sudoers.j2", mode="440", check="visudo -cf {}")]
 
     def kept(self, here: Here) -> list[str]:
-        """Paths that are put back where nobody confirms a change: the files above, and the people's keys."""
-        keys = [f"{user.home}/.ssh/authorized_keys" for user in self.users()]
-        return [*(row.path for row in [*self.ways_in(here), *self.sudo()]), *keys, *(f"{path}2" for path in keys)]
+        """Paths that are put back where nobody confirms a change; people's keys are kept by operations/accounts.py."""
+        return [row.path for row in [*self.ways_in(here), *self.sudo()]]
 
     def _clock_files(self, machine: Machine) -> list[Row]:
         zone = f"/usr/share/zoneinfo/{self.timezone}"
