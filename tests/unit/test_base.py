@@ -629,10 +629,18 @@ def test_the_firewall_is_loaded_anew_on_probation_only(monkeypatch):
     assert "restart" in list(service._agree(service.Service("x.service", running=None), stale))[0]
 
 
+NO_SETTINGS = ["kernel.hostnam", "net.core.somaxcon", "net.ipv4.conf.lo.forwardin", "net.ipv4.conf.*.forwardin"]
+NOT_KNOWN = ["kernel.none_such.x", "net.netfilter.nf_none_such", "net.nf_none_such", "net.ipv4.conf.none0.forwarding"]
+
+
 def test_a_kernel_setting_that_is_none_is_told_from_one_whose_module_is_not_loaded(tmp_path):
     fact = Sysctls()
-    keys = ["kernel.hostname", "kernel.hostnam", "kernel.none_such.x", "net.core.none_such"]
+    keys = ["kernel.hostname", "net.core.somaxconn", "net.ipv4.conf.*.forwarding", *NO_SETTINGS, *NOT_KNOWN]
     done = subprocess.run(["sh", "-c", fact.command(keys, str(tmp_path / "none"))], capture_output=True, text=True)
     assert done.returncode == 0
     found = fact.process(done.stdout.splitlines())
-    assert [key for key in keys if sysctl._is_misspelled(found, key)] == ["kernel.hostnam"]
+    assert [key for key in keys if sysctl._is_misspelled(found, key, container=False)] == NO_SETTINGS
+    # A container sees a part of net.core.
+    assert [key for key in keys if sysctl._is_misspelled(found, key, container=True)] == [NO_SETTINGS[0], *NO_SETTINGS[2:]]
+    assert sysctl._nearest(found, "net.core.somaxcon") == " (did you mean net.core.somaxconn?)"
+    assert sysctl._nearest(found, "net.core.somaxconn") == sysctl._nearest(found, "net.nf_none_such") == ""
