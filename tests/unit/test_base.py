@@ -25,7 +25,7 @@ from groundwork.rows import File
 from groundwork.settings import HostSettings
 from groundwork.templates import render
 from groundwork.topology import SettingsError
-from operations import accounts, service, sshd, sysctl, unconfirmed, wait
+from operations import accounts, firewall, service, sshd, sysctl, unconfirmed, wait
 from operations.host import BEGIN, END, with_block
 from tasks.base import Settings, rules
 from tests.unit.conftest import SYSTEMS, machine, make_topology
@@ -644,3 +644,18 @@ def test_a_kernel_setting_that_is_none_is_told_from_one_whose_module_is_not_load
     assert [key for key in keys if sysctl._is_misspelled(found, key, container=True)] == [NO_SETTINGS[0], *NO_SETTINGS[2:]]
     assert sysctl._nearest(found, "net.core.somaxcon") == " (did you mean net.core.somaxconn?)"
     assert sysctl._nearest(found, "net.core.somaxconn") == sysctl._nearest(found, "net.nf_none_such") == ""
+
+
+@pytest.mark.parametrize(
+    ("arrived", "connects", "listens", "stops"),
+    [(22, 22, 2222, True), (22, None, 2222, True), (22, 2222, 22, False), (22, 443, 2222, False), (2222, 2222, 2222, False), (None, None, 2222, False)],
+)
+def test_a_move_of_sshd_stops_where_its_key_is_not_known_at_the_new_port(monkeypatch, arrived, connects, listens, stops):
+    """Not where something in front forwards another port, and not where no ssh came in."""
+    data = {"ssh_port": connects} if connects else {}
+    answers = SimpleNamespace(get_fact=lambda fact, **given: firewall.Found(port=arrived), connector_data={}, data=data)
+    monkeypatch.setattr(firewall, "host", answers)
+    monkeypatch.setattr(firewall, "current", lambda: None)
+    monkeypatch.setattr(firewall, "unknown_at", lambda host, here, port: f"not known at {port}: type this")
+    commands = list(firewall.way_in._inner(networks=None, port=listens))
+    assert len(commands) == stops and all(f"from port 22 to {listens}, and nothing was changed" in item for item in commands)
