@@ -16,6 +16,7 @@ from typing import Annotated, Iterable, Literal
 
 from pydantic import AfterValidator, Field
 
+from facts.accounts import SUDOERS
 from facts.firewall import RULES
 from facts.sshd import CHECK, DROP_IN
 from groundwork import connections
@@ -324,12 +325,11 @@ class Settings(RoleSettings):
 
     def sudo(self) -> list[Row]:
         """Who may do everything; changed on probation, too."""
-        return [File("/etc/sudoers.d/groundwork", template="base/sudoers.j2", mode="440", check="visudo -cf {}")]
+        return [File(SUDOERS, template="base/sudoers.j2", mode="440", check="visudo -cf {}")]
 
     def kept(self, here: Here) -> list[str]:
-        """Paths that are put back where nobody confirms a change: the files above, and the people's keys."""
-        keys = [f"{user.home}/.ssh/authorized_keys" for user in self.users()]
-        return [*(row.path for row in [*self.ways_in(here), *self.sudo()]), *keys, *(f"{path}2" for path in keys)]
+        """Paths that are put back where nobody confirms a change; people's keys are kept by operations/accounts.py."""
+        return [row.path for row in [*self.ways_in(here), *self.sudo()]]
 
     def _clock_files(self, machine: Machine) -> list[Row]:
         zone = f"/usr/share/zoneinfo/{self.timezone}"
@@ -550,11 +550,10 @@ def _own_public_key(ssh_key: str) -> str:
 def base(settings: Settings, here: Here) -> None:
     """Packages, files and services; then firewall, sshd and people, on probation until a new connection confirms them."""
     wait.first_boot(name="First boot", booting=bool(here.machine and here.machine.booting))
+    firewall.way_in(name="Way in", networks=settings.ssh_networks(here), port=settings.ssh_port)
     apt.packages(
         name="Packages", present=PACKAGES, recommends=False, upgrade_once=settings.first_run_upgrade
     )
-
-    firewall.way_in(name="Way in", networks=settings.ssh_networks(here))
     host.names(
         name="Host name and /etc/hosts",
         hostname=settings.hostname_of(here),

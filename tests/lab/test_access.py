@@ -250,7 +250,7 @@ def password_host(hosts, directory, known_hosts):
 
 def test_a_wrong_sudo_password_is_refused(hosts, password_host):
     done = _run(password_host, "--data", "ssh_port=22", GROUNDWORK_SECRET_SUDO_DORA="wrong")
-    _refused(done, "password1: sudo refuses the password of dora", "the secret of sudo_password")
+    _refused(done, "password1: sudo refuses the password of dora", "the secret sudo/dora in the environment variable GROUNDWORK_SECRET_SUDO_DORA")
     _untouched(hosts, "password1")
 
 

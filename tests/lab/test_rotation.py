@@ -367,3 +367,28 @@ def test_an_administrators_key_and_then_the_administrator_are_gone(stack, tmp_pa
             done = _role(stack, "base", base_administrators=[way_out], check=False)
             assert done.returncode == 1 and "base_administrators: ubuntu is the user whom" in done.stderr
     assert stack.ssh(HOST, "true").returncode == 0
+
+
+def test_who_lives_elsewhere_and_is_logged_in_stays_there_and_is_removed_whole(stack, tmp_path):
+    old, new = _key(tmp_path, "old"), _key(tmp_path, "new")
+    user = "useradd --create-home --home-dir /srv/anna --shell /bin/bash anna; install -d -o anna -g anna -m 700 /srv/anna/.ssh"
+    _ask(f"sudo sh -c '{user}; cat >/srv/anna/.ssh/authorized_keys; chown anna: /srv/anna/.ssh/authorized_keys'", old)
+    options = [f"-o{option}" for option in ("BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "IdentitiesOnly=yes")]
+    session = subprocess.Popen(
+        ["ssh", *options, "-i", tmp_path / "old", "anna@10.87.0.61", "echo in; exec cat"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert session.stdout.readline() == "in\n"
+        with _secrets(FOURTH):
+            _role(stack, "base", base_administrators=[{"name": "anna", "keys": [new]}])
+            assert _logs_in(tmp_path, "new") and not _logs_in(tmp_path, "old")
+            assert _ask("getent passwd anna | cut -d: -f6", "") == "/srv/anna\n"
+            said = _role(stack, "base").stderr
+            assert "user anna: is in base_administrators no more and loses sudo, but still gets in" in said
+            assert session.poll() is None and _logs_in(tmp_path, "new")
+            assert "loses sudo" not in _role(stack, "base", base_administrators=[{"name": "anna", "state": "absent"}]).stderr
+        assert session.wait(timeout=30) != 0 and not _logs_in(tmp_path, "new")
+        assert _ask("systemctl --failed --no-legend; getent passwd anna; sudo stat -c '%U %a' /srv/anna", "") == "root 700\n"
+    finally:
+        session.kill()
