@@ -8,6 +8,9 @@ from typing import Iterable
 
 from pyinfra.api import FactBase
 
+SUDOERS = "/etc/sudoers.d/groundwork"
+"""Who may do everything, by us."""
+
 
 @dataclass
 class Account:
@@ -30,10 +33,12 @@ class Found:
 
     users: dict[str, Account] = field(default_factory=dict)
     groups: set[str] = field(default_factory=set)
+    sudo: list[str] = field(default_factory=list)
+    """Names that SUDOERS has."""
 
 
 class Accounts(FactBase):
-    """Every user and group, and the authorized keys of the users named."""
+    """Every user and group, who has sudo by us, and the authorized keys of the users named."""
 
     default = Found
 
@@ -41,6 +46,7 @@ class Accounts(FactBase):
         names = " ".join(shlex.quote(name) for name in keys_of)
         return (
             "getent passwd | sed 's/^/U|/'; getent group | sed 's/^/G|/'; "
+            f"sed -n 's/^\\([^# ]*\\) ALL=.*/S|\\1/p' {SUDOERS} 2>/dev/null; "
             f"for user in {names}; do home=$(getent passwd \"$user\" | cut -d: -f6); "
             '[ -n "$home" ] && echo "O|$user|$(stat -c %U -- "$home" 2>/dev/null)"; '
             'file="$home/.ssh/authorized_keys"; '
@@ -61,6 +67,8 @@ class Accounts(FactBase):
                 found.groups.add(name)
                 gids[gid] = name
                 members += [(user, name) for user in users.split(",") if user]
+            elif tag == "S":
+                found.sudo.append(rest)
             elif tag == "O":
                 user, owner = rest.split("|", 1)
                 found.users[user].home_owner = owner

@@ -19,6 +19,8 @@ class Found:
     """Lines of the file."""
     parents: list[str] = field(default_factory=list)
     """Those directories under /proc/sys in which a key would be, that are there."""
+    names: list[str] = field(default_factory=list)
+    """Of keys that are not there: what else is in their directory, as paths."""
 
 
 class Sysctls(FactBase):
@@ -36,7 +38,8 @@ class Sysctls(FactBase):
         parents = " ".join(sorted({path.rsplit("/", 1)[0] for path in paths.split()}))
         return (
             f"sed 's/^/F|/' {shlex.quote(file)} 2>/dev/null; grep -s -H '' /dev/null {paths}; "
-            f"for p in {parents}; do [ ! -d $p ] || echo \"P|$p\"; done"
+            f"for p in {parents}; do [ ! -d $p ] || echo \"P|$p\"; done; "
+            f"for p in {paths}; do [ -e $p ] || for q in ${{p%/*}}/*; do echo \"N|$q\"; done; done"
         )
 
     def process(self, output):
@@ -46,6 +49,8 @@ class Sysctls(FactBase):
                 found.stored.append(line[2:])
             elif line.startswith("P|"):
                 found.parents.append(line[2:])
+            elif line.startswith("N|"):
+                found.names.append(line[2:])
             elif line.startswith("/proc/sys/"):
                 path, value = line.split(":", 1)
                 found.live[path] = " ".join(value.split())

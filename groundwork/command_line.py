@@ -121,15 +121,13 @@ def _deploys(operation: str) -> bool:
 
 def _hosts(arguments: list[str], inventory: str) -> list[Host]:
     """The inventory's hosts, with what the command line says of them, as pyinfra will read them again."""
-    from pyinfra_cli.cli import _set_override_data
-
     given = _parsed(arguments)
     words = list(given.get("data") or ())
     if wrong := [word for word in words if "=" not in word]:
         raise Refusal(f"--data {wrong[0]}: say it as KEY=VALUE")
     login = [given.get(f"ssh_{name}") for name in ("user", "key", "key_password", "port", "password")]
     try:
-        data = _set_override_data(words, *login)
+        data = cli._set_override_data(words, *login)
         return list(make_inventory(inventory, data, group_data_directories=given.get("group_data")))
     except UnexpectedExternalError as error:
         raise _unreadable(error.exception, Path(inventory).parent) from None
@@ -227,10 +225,8 @@ def words(arguments: list[str]) -> tuple[str, list[str]]:
 
 def _parsed(arguments: list[str]) -> dict[str, Any]:
     """The command line, by pyinfra's own parser; empty where it will be refused."""
-    from pyinfra_cli.cli import cli
-
     try:
-        return cli.make_context("pyinfra", list(arguments), resilient_parsing=True).params
+        return cli.cli.make_context("pyinfra", list(arguments), resilient_parsing=True).params
     except click.ClickException:
         return {}
 

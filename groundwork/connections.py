@@ -5,6 +5,7 @@ Called from config.py, before pyinfra connects: an inventory's connection settin
 
 from __future__ import annotations
 
+import atexit
 import errno
 import getpass
 import logging
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterable
 
+import click
 import gevent
 import paramiko
 from paramiko.ssh_exception import NoValidConnectionsError
@@ -27,15 +29,20 @@ from pyinfra.api.host import Host
 from pyinfra.api.state import State, StateStage
 from pyinfra.connectors import ssh, ssh_util, util
 from pyinfra.connectors.sshuserclient import client, config
+from pyinfra.context import ctx_state
 from pyinfra_cli import cli
 
 from facts.machine import Machine
-from groundwork.errors import Refusal
+from groundwork import context
+from groundwork.secrets import variable
+from groundwork.settings import HostSettings
 from groundwork.topology import Here
 
 # The file is the user's alone, and lies where it goes with the session (logind's runtime directory): a
 # password in sudo's environment, as pyinfra passes it, would be in a command line that `ps` shows.
+# There is none without logind; there a killed run leaves its file, and one of a later day takes it away.
 _ASKPASS = """umask 077; d=${XDG_RUNTIME_DIR:-}; [ -d "$d" ] || d=/dev/shm
+find /dev/shm -maxdepth 1 -name 'groundwork-askpass.*' -user "$(id -u)" -mmin +720 -delete 2>/dev/null
 t=$(mktemp "$d/groundwork-askpass.XXXXXX") && cat >"$t" && chmod 700 "$t" && echo "$t" """
 
 KEEPALIVE = 5
@@ -88,6 +95,8 @@ class Target:
     known_hosts: str = "~/.ssh/known_hosts"
     jump: bool = False
     """On the way to the host, by a ProxyJump of ssh_config_file."""
+    moved: bool = False
+    """sshd may not have moved to this port yet: ssh_port and base_ssh_port have it."""
 
     @property
     def entry(self) -> str:
@@ -109,7 +118,10 @@ class Target:
 def explain(error: BaseException, target: Target) -> str:
     """What a failed connection means and what to do, in one sentence or two."""
     on_the_way = f"jump host {target.address}: " if target.jump else ""
-    return on_the_way + _explain(error, target)
+    said = _explain(error, target)
+    if target.moved and isinstance(error, OSError) and not isinstance(error, socket.gaierror):
+        said += " If its sshd listens on port 22 still, the run that moves it is given --data ssh_port=22"
+    return on_the_way + said
 
 
 def _explain(error: BaseException, target: Target) -> str:
@@ -189,6 +201,31 @@ def _file(kind: str) -> str:
     return "rsa" if "rsa" in kind else "ecdsa" if kind.startswith("ecdsa") else "ed25519"
 
 
+def unknown_at(host: Host, here: Here, port: int) -> str | None:
+    """Why a connection to another port of a host would be refused, and the command that mends it.
+
+    Args:
+        port: where sshd shall listen; the host is known at the one that we are connected to.
+    Returns:
+        None where it will not be: its key is known there, or is taken down by itself.
+    """
+    connected = getattr(host.connector, "client", None)
+    if connected is None or not isinstance(connected._policy, StrictPolicy):
+        return None
+    address = stanza_of(here).get("hostname", str(here.data.get("ssh_hostname") or here.name))
+    file = str(connected._host_keys_filename)
+    now, then = (Target(address, number) for number in (int(connected._ssh_config["port"]), port))
+    if connected.get_host_keys().lookup(then.entry):
+        return None
+    name, known_hosts = shlex.quote(now.entry), shlex.quote(file)
+    # Not a certificate authority's line, which starts with @.
+    copy = f"ssh-keygen -F {name} -f {known_hosts} | sed -n '/^[#@]/!s/^[^ ]*/{then.entry}/p' >>{known_hosts}"
+    return (
+        f"its host key is known at port {now.port} alone, and at port {port} sshd would be taken for another host "
+        f"(ssh_strict_host_key_checking). Copy it, then run again: {copy}"
+    )
+
+
 # pyinfra's connector
 
 
@@ -250,7 +287,9 @@ def _connect(connector: ssh.SSHConnector) -> None:
         stanza = client.get_ssh_config(connector.data["ssh_config_file"])
         jump = target.address not in (own, stanza.lookup(own).get("hostname") if stanza else own)
         key = None if jump else connector.data["ssh_key"]
-        known = Target(target.address, target.port, target.user, key, target.known_hosts, jump)
+        data = connector.host.data
+        moved = not jump and target.port != 22 and data.get("ssh_port") == data.get("base_ssh_port") == target.port
+        known = Target(target.address, target.port, target.user, key, target.known_hosts, jump, moved)
         raise Unreached(explain(cause, known), isinstance(cause, (paramiko.AuthenticationException, HostKeyError))) from None
 
 
@@ -297,24 +336,58 @@ def set_up() -> None:
     # "Continue?" needs a terminal; --fail-percent says it beforehand.
     cli._set_fail_prompts = lambda state, config: None
     state.should_raise_failed_hosts = _stop
+    # After all that pyinfra says, whichever way a run ends.
+    atexit.register(_last_words)
 
 
 def _stop(run: State) -> bool:
     """Called when more hosts have failed than --fail-percent allows."""
     for tell in when_hosts_fail:
         tell(run.failed_hosts)
-    if run.current_stage == StateStage.Connect:
-        count = sum(run.is_host_in_limit(host) for host in run.inventory)
-        raise Refusal(_unreached(sorted(host.name for host in run.failed_hosts), count))
     return True
+
+
+def _last_words() -> None:
+    """Which hosts have failed, and where; pyinfra ends with "No hosts remaining!", or with a table of numbers."""
+    if ctx_state.isset() and state.initialised and state.failed_hosts:
+        click.echo(f"--> {_failed(ctx_state.get())}", err=True)
+
+
+def _failed(run: State) -> str:
+    count = sum(run.is_host_in_limit(host) for host in run.inventory)
+    failed = sorted(run.failed_hosts, key=lambda host: host.name)
+    if run.current_stage == StateStage.Connect:
+        return _unreached([host.name for host in failed], count)
+    names: dict[str, list[str]] = {}
+    for host in failed:
+        names.setdefault(_failed_at(run, host), []).append(host.name)
+    where = "; ".join(f"{', '.join(hosts)} {place}" for place, hosts in names.items())
+    if run.current_stage == StateStage.Disconnect:
+        others = "The other hosts are done"
+    elif run.current_stage == StateStage.Execute:
+        others = "Nothing more was done on any host; what was begun is finished by the next run"
+    else:
+        others = "Nothing was changed on any host"
+    return f"{len(failed)} of {count} hosts failed: {where} (why is said above). {others}"
+
+
+def _failed_at(run: State, host: Host) -> str:
+    if host not in run.activated_hosts:
+        return "can't be reached"
+    if run.current_stage < StateStage.Execute:
+        return "before anything was changed"
+    # Cut off in the middle of an operation, a host has not completed it.
+    for operation in run.get_op_order():
+        done = run.ops[host].get(operation)
+        if done and not done.operation_meta.did_succeed(_raise_if_not_complete=False):
+            return f"at {', '.join(run.get_op_meta(operation).names)}"
+    return "after its last operation"
 
 
 def _unreached(names: list[str], count: int) -> str:
     percent = -(-len(names) * 100 // count)
-    return (
-        f"{len(names)} of {count} hosts can't be reached: {', '.join(names)}. Nothing was changed on any host. "
-        f"To go on without: --fail-percent {percent}"
-    )
+    go_on = f". To go on without: --fail-percent {percent}" if len(names) < count else ""
+    return f"{len(names)} of {count} hosts can't be reached: {', '.join(names)}. Nothing was changed on any host{go_on}"
 
 
 # Dead connections
@@ -419,7 +492,7 @@ def _sudo_error(said: str, here: Here) -> str:
             f"without: `{user} ALL=(ALL:ALL) NOPASSWD: ALL` in /etc/sudoers.d/{user} (visudo -f)"
         )
     if "incorrect password" in said or "no password was provided" in said:
-        return f"{here.name}: sudo refuses the password of {user}: put the right one into the secret of sudo_password"
+        return f"{here.name}: sudo refuses the password of {user}, which is {_sudo_secret(here)}"
     if "not in the sudoers" in said or "not allowed" in said or "may not run" in said:
         return (
             f"{here.name}: {user} may not use sudo: as root, `usermod -aG sudo {user}`, or set ssh_user to one who may"
@@ -427,6 +500,19 @@ def _sudo_error(said: str, here: Here) -> str:
     if "not found" in said and "sudo" in said:
         return f"{here.name}: there is no sudo: install it as root (apt-get install sudo)"
     return f"{here.name}: can't be asked what it is, with sudo, as {user}: {said or 'it gave no answer (was the connection lost?)'}"
+
+
+def _sudo_secret(here: Here) -> str:
+    """Where sudo's password was read, and how another is put there."""
+    secret, store = here.settings(HostSettings).sudo_password, context.secret_store()
+    if secret is None:
+        return "not set: set sudo_password"
+    source = next(source for source in store.sources if source.get(secret.name) is not None)
+    if source is store.file:
+        way = f"`{store.file.command(f'rotate --no-generate {secret.name}')}`"
+    else:
+        way = f"give it in the environment variable {variable(secret.name)}"
+    return f"the secret {secret.name} in {source.where(secret.name)} (sudo_password); to put the right one there: {way}"
 
 
 # Jump hosts

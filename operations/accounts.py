@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Iterable
 
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
 
 from facts.accounts import Account, Accounts, Found
-from operations.report import report
+from operations.report import report, stop
 from operations.unconfirmed import guarded
 
 
@@ -36,16 +36,50 @@ class User:
 def users(users: Iterable[User], absent: Iterable[str] = (), before: str | None = None):
     """Make users exist as declared. A user's home is made for a person, not for a service.
 
+    Somebody who lives elsewhere stays there: their keys are in the home that they have.
+
     Args:
         users: the users, each once.
         absent: names of users who shall not exist. Their sessions end and their keys go; what else
             is in their homes stays.
         before: command to run before each change, in the same shell.
     """
-    users = list(users)
+    users, absent = list(users), list(absent)
     found = host.get_fact(Accounts, keys_of=[user.name for user in users if user.keys is not None])
+    if homeless := [_not_theirs(user, found.users[user.name]) for user in users if _is_homeless(user, found)]:
+        yield stop(*homeless)
+        return
+    users = [replace(user, home=_home(user, found.users.get(user.name))) for user in users]
     commands = [*_agree(users, absent, found)]
+    if before:  # it knows only the homes that we give
+        keys = [f"{user.home}/.ssh/authorized_keys" for user in users if user.keys is not None]
+        before = f"{before} {shlex.join([*keys, *(f'{path}2' for path in keys)])}".strip()
     yield from guarded(before, commands)
+    for name in found.sudo:
+        if name in found.users and name not in [*(user.name for user in users), *absent]:
+            report(
+                f"user {name}: is in base_administrators no more and loses sudo, but still gets in; "
+                f'{{"name": "{name}", "state": "absent"}} there removes them'
+            )
+
+
+def _home(user: User, now: Account | None) -> str:
+    """Where a user lives: a person whose home is there and their own is not moved."""
+    moves = user.system or now is None or now.home_owner != user.name
+    return user.home if moves else now.home
+
+
+def _is_homeless(user: User, found: Found) -> bool:
+    """sshd reads no keys in another's home, and we write none there."""
+    now = found.users.get(user.name)
+    return bool(now and not user.system and now.home != user.home and now.home_owner not in (None, "", user.name))
+
+
+def _not_theirs(user: User, now: Account) -> str:
+    return (
+        f"user {user.name}: their home {now.home} is {now.home_owner}'s, so that sshd would not read their keys there. Nobody's "
+        f"account was changed: `chown {user.name}: {now.home}`, or `usermod --home {user.home} --move-home {user.name}`"
+    )
 
 
 def _agree(users: list[User], absent: Iterable[str], found: Found):
@@ -87,15 +121,16 @@ def _removed(name: str, now: Account):
         return
     report(f"user {name}: removed with their keys; the home {now.home} stays")
     user, home, ssh = shlex.quote(name), shlex.quote(now.home), shlex.quote(f"{now.home}/.ssh")
-    # Locked first, so that nobody comes in between; userdel refuses while a process is left. The home
-    # becomes root's: the user id will be another's one day. The user goes last, so that a run that was cut
-    # off is seen by the next.
+    # Locked first, so that nobody comes in between; userdel refuses while a process is left. Their systemd ends
+    # by itself: killed, its unit would be left as failed. The home becomes root's, where it was theirs: the user
+    # id will be another's one day. The user goes last, so that a run that was cut off is seen by the next.
     yield (
         f'[ "${{SUDO_USER:-}}" != {user} ] || {{ echo "user {name}: we are logged in as {name}, and so do not remove them" >&2; exit 1; }}; '
         f"set -e; usermod --lock --expiredate 1 {user}; rm -f {ssh}/authorized_keys {ssh}/authorized_keys2; "
-        f"loginctl terminate-user {user} 2>/dev/null || true; "
+        f"loginctl terminate-user {user} 2>/dev/null || true; timeout 10 systemctl stop user@{now.uid}.service || true; "
         f"for n in 1 2 3 4 5; do pkill -KILL -u {user} || break; sleep 0.2; done; "
-        f"[ ! -d {home} ] || {{ chown root:root {home}; chmod 700 {home}; }}; userdel {user}"
+        f"systemctl stop user@{now.uid}.service || true; systemctl reset-failed user@{now.uid}.service 2>/dev/null || true; "
+        f'[ "$(stat -c %u {home} 2>/dev/null)" != {now.uid} ] || {{ chown root:root {home}; chmod 700 {home}; }}; userdel {user}'
     )
 
 

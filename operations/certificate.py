@@ -100,10 +100,15 @@ def from_authority(
         now = host.get_fact(Lineage, path=path, seconds=LEFT_SECONDS)
     commands = []
     if reason := _reason_to_ask(now, domains, directory):
-        report(f"certificate for {', '.join(domains)}: asking {directory} ({reason})")
-        if state.is_executing and (astray := _astray(domains, webroot)):
-            yield stop(*astray, f"{_KEPT}. Put the DNS right, or take the name out of nginx_domains")
-            return
+        wanted = f"certificate for {', '.join(domains)}:"
+        if not state.is_executing:
+            report(f"{wanted} {directory} will be asked, if each domain leads here ({reason})")
+        else:
+            report(f"{wanted} looking whether each domain leads here ({reason})")
+            if astray := _astray(domains, webroot):
+                yield stop(*astray, f"{_KEPT}. Put the DNS right, or take the name out of nginx_domains")
+                return
+            report(f"{wanted} asking {directory} ({reason})")
         commands.append(_ask(now, domains, email, directory, authority, webroot))
     elif now.off:
         report(f"{LETSENCRYPT}/{_RENEWAL}: certbot renews it again")

@@ -10,6 +10,8 @@ from pyinfra.api import StringCommand, operation
 from pyinfra.api.operation import OperationMeta
 
 from facts.firewall import ARRIVED, RULES, Client, Firewall, Found
+from groundwork.connections import unknown_at
+from groundwork.context import current
 from operations.report import report, stop
 from operations.unconfirmed import GUARD, guarded
 
@@ -17,13 +19,14 @@ UNIT = "groundwork-firewall.service"
 
 
 @operation()
-def way_in(networks: Iterable[str] | None):
-    """Refuse rules that would shut out the connection that this run came in by; is never a change.
+def way_in(networks: Iterable[str] | None, port: int):
+    """Refuse what would shut out the connection that this run came in by, or the next; is never a change.
 
     Waits first where another run's change is not confirmed yet: it will be, or the host puts it back.
 
     Args:
         networks: who may connect to sshd; None for everybody.
+        port: where sshd shall listen.
     """
     found = host.get_fact(Client, _sudo=False) or Found()
     host.connector_data[ARRIVED] = found.port
@@ -33,6 +36,10 @@ def way_in(networks: Iterable[str] | None):
         if not good:
             yield stop(output.stderr or "it did not come to an end")
             return
+    moves = found.port not in (None, port) and int(host.data.get("ssh_port") or 22) == found.port
+    if moves and (why := unknown_at(host, current(), port)):
+        yield stop(f"base_ssh_port: sshd was not moved from port {found.port} to {port}, and nothing was changed: {why}")
+        return
     client = found.address
     if networks is None or client is None or ipaddress.ip_address(client).is_loopback:
         return
@@ -40,7 +47,7 @@ def way_in(networks: Iterable[str] | None):
     if not any(ipaddress.ip_address(client) in network for network in allowed):
         message = (
             f"base_ssh_sources: this run comes from {client}, which is none of {', '.join(map(str, allowed))}: "
-            "the firewall would lock you out. Nothing of it was changed"
+            "the firewall would lock you out. Nothing was changed"
         )
         yield stop(message)
 

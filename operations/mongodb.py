@@ -18,10 +18,11 @@ from groundwork.templates import ROOT
 from operations.report import report, stop
 
 _SCRIPTS = ROOT / "files" / "mongodb"
-_MONGOSH = (
+MONGOSH = (
     'home=$(mktemp -d) && trap \'rm -rf "$home"\' EXIT && '
     "HOME=$home mongosh --quiet --norc --nodb --file /dev/stdin"
 )
+"""Runs the script on standard input, and leaves no history."""
 
 
 class Started(FactBase):
@@ -53,7 +54,7 @@ def administrator(data_directory: str, kept: str):
         shlex.quote((_SCRIPTS / "administrator.sh").read_text()),
         "administrator",
         shlex.quote(data_directory),
-        _stdin=_script("administrator.js", {"password": secret_value("mongodb/admin"), "kept": kept}),
+        _stdin=script(["kept.js", "administrator.js"], {"password": secret_value("mongodb/admin"), "kept": kept}),
     )
 
 
@@ -79,11 +80,11 @@ def content(
         "apply": False,
     }
     good, output = host.run_shell_command(
-        StringCommand(f"command -v mongosh >/dev/null || exit 0; {_MONGOSH}"),
+        StringCommand(f"command -v mongosh >/dev/null || exit 0; {MONGOSH}"),
         _sudo=True,
-        _stdin=_script("content.js", wanted),
+        _stdin=script(["kept.js", "content.js"], wanted),
     )
-    found = _answer(output.stdout_lines) if good else {"problem": output.stderr or output.stdout}
+    found = answer(output.stdout_lines) if good else {"problem": output.stderr or output.stdout}
     if "problem" in found:
         if state.is_executing:
             yield _stop(found["problem"], kept)
@@ -97,9 +98,9 @@ def content(
     if found["changes"]:
         yield StringCommand(
             # Whatever else it prints, or nothing at all, is a failure.
-            f"answer=$({_MONGOSH} | tail -n 1); case $answer in '{{\"changes\"'*) ;; "
+            f"answer=$({MONGOSH} | tail -n 1); case $answer in '{{\"changes\"'*) ;; "
             '*) echo "mongosh: ${answer:-ended without an answer}" >&2; exit 1;; esac',
-            _stdin=_script("content.js", {**wanted, "apply": True}),
+            _stdin=script(["kept.js", "content.js"], {**wanted, "apply": True}),
         )
 
 
@@ -108,12 +109,13 @@ def _with_password(user: Mapping[str, Any]) -> dict[str, Any]:
     return {**user, **password}
 
 
-def _script(name: str, wanted: Mapping[str, Any]) -> str:
-    scripts = "".join((_SCRIPTS / part).read_text() for part in ("kept.js", name))
-    return f"const wanted = {json.dumps(wanted)};\n{scripts}"
+def script(names: list[str], wanted: Mapping[str, Any]) -> str:
+    """Scripts of files/mongodb for mongosh's standard input, after `wanted`, which may hold secrets."""
+    return f"const wanted = {json.dumps(wanted)};\n" + "".join((_SCRIPTS / name).read_text() for name in names)
 
 
-def _answer(lines: list[str]) -> dict[str, Any]:
+def answer(lines: list[str]) -> dict[str, Any]:
+    """The last JSON document that a script printed; {problem} if there is none."""
     for line in reversed(lines):
         if line.startswith("{"):
             return json.loads(line)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
+import re
 import shlex
 from typing import Mapping
 
@@ -22,7 +24,8 @@ def settings(role: str, values: Mapping[str, str | int]):
 
     A container shares its kernel: there only `net.`, which belongs to its network, is set now; the
     rest is written for boot and not applied. A setting of a module that is not loaded is written for boot
-    too; one that does not exist beside others that do is a mistake, and refused.
+    too; one that does not exist beside others that do is a mistake, and refused. Where a container can't know,
+    that is said.
 
     Args:
         role: whose they are; names the file /etc/sysctl.d/60-groundwork-<role>.conf.
@@ -35,7 +38,8 @@ def settings(role: str, values: Mapping[str, str | int]):
     now = host.get_fact(Sysctls, keys=list(wanted), file=file)
     settable = {key: value for key, value in wanted.items() if _is_ours(key)}
     hint = ": see base_sysctls" if role == "base" else ""
-    if unknown := [key for key in wanted if _is_misspelled(now, key)]:
+    container = _is_container()
+    if unknown := [f"{key}{_nearest(now, key)}" for key in wanted if _is_misspelled(now, key, container)]:
         refused = f"refused: this kernel knows no {', '.join(unknown)}, and nothing of {file} was changed{hint}"
         yield stop(refused)
         return
@@ -55,23 +59,40 @@ def settings(role: str, values: Mapping[str, str | int]):
     if now.stored != lines:
         _report_changes(now.stored, lines, file)
         if later := [key for key in wanted if key not in settable or not _live(now.live, key)]:
-            report(f"written for boot, not applied here: {', '.join(later)}")
+            report(f"written for boot, not applied here: {', '.join(f'{key}{_nearest(now, key)}' for key in later)}")
         yield write(File(file), "\n".join([*lines, ""]).encode())
 
 
-def _is_misspelled(now: Found, key: str) -> bool:
-    """Whether a setting is none, though its neighbours are there.
-
-    Not so in `net.`: its settings come with modules, and a container has only some of them.
-    """
+def _is_misspelled(now: Found, key: str, container: bool) -> bool:
+    """Whether a setting is none, though its neighbours are there."""
     parent = f"/proc/sys/{key.replace('.', '/')}".rsplit("/", 1)[0]
-    return not key.startswith("net.") and parent in now.parents and not _live(now.live, key)
+    there = any(fnmatch.fnmatchcase(path, parent) for path in now.parents)
+    return there and _shows_all(key.rsplit(".", 1)[0], container) and not _live(now.live, key)
+
+
+def _shows_all(section: str, container: bool) -> bool:
+    """Whether what is not in a directory of /proc/sys, such as net.ipv4, does not exist."""
+    if re.match(r"net(\.netfilter|\.bridge|$)", section):
+        return False  # more comes with modules
+    # Of net.core, net.ipv4 and net.ipv6 a container sees what each network has of its own.
+    return not (container and section.startswith("net.")) or bool(re.match(r"net\.ipv[46]\.conf\.", section))
+
+
+def _nearest(now: Found, key: str) -> str:
+    """A question, where a setting that is not there is nearly called as one that is."""
+    names = [] if _live(now.live, key) else [path.removeprefix("/proc/sys/").replace("/", ".") for path in now.names]
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.9)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _is_container() -> bool:
+    machine = current().machine
+    return bool(machine and machine.container)
 
 
 def _is_ours(key: str) -> bool:
     """Whether this host may set it: in a container, the kernel is not ours but its network is."""
-    machine = current().machine
-    return key.startswith("net.") or not (machine and machine.container)
+    return key.startswith("net.") or not _is_container()
 
 
 def _live(live: Mapping[str, str], key: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 
 from pyinfra import host
@@ -12,13 +11,8 @@ from pyinfra.api.exceptions import PyinfraError
 from groundwork.context import current, secret_value
 from groundwork.settings import HostSettings
 from groundwork.takeover import BEFORE, Found
-from groundwork.templates import ROOT
+from operations import mongodb as database
 from operations.report import report
-
-_MONGOSH = (
-    'home=$(mktemp -d) && trap \'rm -rf "$home"\' EXIT && '
-    "HOME=$home mongosh --quiet --norc --nodb --file /dev/stdin"
-)
 
 _NO_ADMINISTRATOR = (
     "MongoDB has data, and no administrator admin with the secret mongodb/admin, nor can one be made. Its configuration was "
@@ -51,7 +45,7 @@ def mongodb(found: Found | None):
         return
     report("MongoDB: administrator admin made on the data that is there, if it is not there yet")
     yield StringCommand(
-        f"answer=$({_MONGOSH} | tail -n 1); case $answer in '{{\"login\":\"good\"}}'|'{{\"login\":\"made\"}}') ;; "
+        f"answer=$({database.MONGOSH} | tail -n 1); case $answer in '{{\"login\":\"good\"}}'|'{{\"login\":\"made\"}}') ;; "
         f"*) printf '%s: %s\\n' {shlex.quote(_NO_ADMINISTRATOR)} \"${{answer:-no answer}}\" >&2; exit 1;; esac",
         _stdin=mongodb_script(found.mongodb.port, apply=True),
     )
@@ -59,12 +53,11 @@ def mongodb(found: Found | None):
 
 def mongodb_login(found: Found) -> str:
     """Whether admin with the secret gets into the MongoDB on the current host: see `MongoDB.login`."""
-    command = StringCommand(f"mongosh --version >/dev/null 2>&1 || {{ echo absent; exit; }}; {_MONGOSH}")
+    command = StringCommand(f"mongosh --version >/dev/null 2>&1 || {{ echo absent; exit; }}; {database.MONGOSH}")
     good, output = host.run_shell_command(command, _sudo=True, _stdin=mongodb_script(found.mongodb.port))
-    for line in output.stdout_lines:
-        if good and line.startswith("{"):
-            return json.loads(line)["login"]
-    return "unknown" if "absent" in output.stdout_lines else "silent"
+    if "absent" in output.stdout_lines:
+        return "unknown"
+    return database.answer(output.stdout_lines).get("login", "silent") if good else "silent"
 
 
 def mongodb_script(port: int, apply: bool = False) -> str:
@@ -75,7 +68,7 @@ def mongodb_script(port: int, apply: bool = False) -> str:
         apply: make the administrator.
     """
     wanted = {"port": port, "password": secret_value("mongodb/admin"), "apply": apply}
-    return f"const wanted = {json.dumps(wanted)};\n{(ROOT / 'files/mongodb/takeover.js').read_text()}"
+    return database.script(["takeover.js"], wanted)
 
 
 @operation()

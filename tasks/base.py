@@ -16,6 +16,7 @@ from typing import Annotated, Iterable, Literal
 
 from pydantic import AfterValidator, Field
 
+from facts.accounts import SUDOERS
 from facts.firewall import RULES
 from facts.sshd import CHECK, DROP_IN
 from groundwork import connections
@@ -26,7 +27,6 @@ from groundwork.takeover import Found, Met, asked, refused, told
 from groundwork.topology import INTERNET, Flow, Here, Machine, Opening
 from operations import accounts, apt, files, firewall, host, service, sshd, swap, sysctl, takeover, unconfirmed, wait
 
-LIB = "/usr/local/lib/groundwork"
 
 SWAP_BELOW = 2048
 """MiB of memory under which a host gets a swap file."""
@@ -291,7 +291,7 @@ class Settings(RoleSettings):
         machine = _machine(here)
         return [
             Directory("/etc/groundwork"),
-            Directory(LIB),
+            Directory(files.LIB),
             *self._clock_files(machine),
             *self._upkeep_files(machine),
             Directory("/etc/modprobe.d"),
@@ -305,7 +305,7 @@ class Settings(RoleSettings):
             *self._fail2ban_files(here),
             File(unconfirmed.GUARD, source="base/guard", mode="755"),
             File(f"/etc/systemd/system/{unconfirmed.UNIT}", template="base/rollback.service.j2"),
-            File(f"{LIB}/load-firewall", source="base/load-firewall", mode="755"),
+            File(f"{files.LIB}/load-firewall", source="base/load-firewall", mode="755"),
             File(f"/etc/systemd/system/{firewall.UNIT}", template="base/firewall.service.j2"),
             File(CHECK, source="base/check-sshd", mode="755"),
             Directory("/etc/systemd/system/ssh.socket.d"),
@@ -325,12 +325,11 @@ class Settings(RoleSettings):
 
     def sudo(self) -> list[Row]:
         """Who may do everything; changed on probation, too."""
-        return [File("/etc/sudoers.d/groundwork", template="base/sudoers.j2", mode="440", check="visudo -cf {}")]
+        return [File(SUDOERS, template="base/sudoers.j2", mode="440", check="visudo -cf {}")]
 
     def kept(self, here: Here) -> list[str]:
-        """Paths that are put back where nobody confirms a change: the files above, and the people's keys."""
-        keys = [f"{user.home}/.ssh/authorized_keys" for user in self.users()]
-        return [*(row.path for row in [*self.ways_in(here), *self.sudo()]), *keys, *(f"{path}2" for path in keys)]
+        """Paths that are put back where nobody confirms a change; people's keys are kept by operations/accounts.py."""
+        return [row.path for row in [*self.ways_in(here), *self.sudo()]]
 
     def _clock_files(self, machine: Machine) -> list[Row]:
         zone = f"/usr/share/zoneinfo/{self.timezone}"
@@ -461,7 +460,7 @@ class Settings(RoleSettings):
         if user in self.absent:
             yield f"base_administrators: {user} is the user whom Groundwork connects as, and can't be absent"
         for person in self.present:
-            own = _own_public_key(here) if person.name == user else ""
+            own = _own_public_key(str(here.data.get("ssh_key"))) if person.name == user else ""
             if own and own not in [_bare(key) for key in person.keys]:
                 yield f"base_administrators: {user} is the user whom we connect as, and the key of ssh_key is not among the keys"
 
@@ -535,9 +534,9 @@ def _bare(line: str) -> str:
     return " ".join(match.groups()) if match else ""
 
 
-def _own_public_key(here: Here) -> str:
+def _own_public_key(ssh_key: str) -> str:
     """The public half of ssh_key: from beside it, or of the key itself where that has no passphrase."""
-    key = Path(str(here.data.get("ssh_key"))).expanduser()
+    key = Path(ssh_key).expanduser()
     beside = Path(f"{key}.pub")
     if beside.is_file():
         return _bare(beside.read_text())
@@ -551,11 +550,10 @@ def _own_public_key(here: Here) -> str:
 def base(settings: Settings, here: Here) -> None:
     """Packages, files and services; then firewall, sshd and people, on probation until a new connection confirms them."""
     wait.first_boot(name="First boot", booting=bool(here.machine and here.machine.booting))
+    firewall.way_in(name="Way in", networks=settings.ssh_networks(here), port=settings.ssh_port)
     apt.packages(
         name="Packages", present=PACKAGES, recommends=False, upgrade_once=settings.first_run_upgrade
     )
-
-    firewall.way_in(name="Way in", networks=settings.ssh_networks(here))
     host.names(
         name="Host name and /etc/hosts",
         hostname=settings.hostname_of(here),

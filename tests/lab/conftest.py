@@ -6,8 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 
@@ -38,6 +41,14 @@ class Lab:
 
     inventory: str
 
+    @classmethod
+    def made(cls, path: Path, text: str) -> Lab:
+        """An inventory of a test's own, written to `path`, and every host of it made anew."""
+        path.write_text(text)
+        stack = cls(str(path))
+        stack.fresh()
+        return stack
+
     def up(self) -> None:
         python("-m", "lab", "up", self.inventory)
 
@@ -56,6 +67,23 @@ class Lab:
         )  # fmt: skip
         assert done.returncode == 0 or not check, f"{command}\n{done.stdout}{done.stderr}"
         return done
+
+    @contextmanager
+    def sampled(self, host: str) -> Iterator[list[str]]:
+        """Every process's arguments and environment, and what is in /tmp, as root sees them all the while; a list that grows."""
+        loop = "while sleep 0.05; do ps -eww -o args; cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'; head -c 65536 /tmp/* 2>/dev/null; done"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lab", "ssh", host, f"sudo sh -c {json.dumps(loop)}"],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True, errors="replace",
+        )  # fmt: skip
+        samples: list[str] = []
+        reader = threading.Thread(target=lambda: samples.extend(process.stdout), daemon=True)
+        reader.start()
+        try:
+            yield samples
+        finally:
+            process.terminate()
+            process.wait()
 
     def deploy(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         """`pyinfra -y INVENTORY deploy.py ARGUMENTS`."""

@@ -49,12 +49,9 @@ def instances(tmp_path_factory) -> Lab:
     """Two instances that have booted a moment ago."""
     directory = tmp_path_factory.mktemp("first")
     known_hosts = directory / "known_hosts"
-    path = directory / "first_lab.py"
     first, second = (f"#cloud-config\n{json.dumps(work)}\n" for work in (FIRST, SECOND))
     values = {"prefix": settings.PREFIX, "known_hosts": str(known_hosts), "first": first, "second": second}
-    path.write_text(INVENTORY.format(**values))
-    stack = Lab(str(path))
-    stack.fresh()
+    stack = Lab.made(directory / "first_lab.py", INVENTORY.format(**values))
     known = settings.KNOWN_HOSTS.read_text()
     # On another port sshd is another host, for ssh.
     known_hosts.write_text(known + re.sub(r"^([0-9.]+)", r"[\1]:2222", known, flags=re.MULTILINE))

@@ -118,11 +118,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory) -> Lab:
-    path = tmp_path_factory.mktemp("interrupted") / "interrupted_lab.py"
-    path.write_text(INVENTORY)
-    stack = Lab(str(path))
-    stack.fresh()
-    return stack
+    return Lab.made(tmp_path_factory.mktemp("interrupted") / "interrupted_lab.py", INVENTORY)
 
 
 def _settled(stack: Lab) -> None:
@@ -173,9 +169,10 @@ def test_a_run_that_is_told_to_wait_waits(stack):
 
 def test_two_hosts_are_locked_before_one_is_changed(stack, tmp_path):
     """The lock of the second is held by somebody else: the first is not touched either."""
+    other = '_other = lab_host("cutoff2", "10.87.0.72", redis_port=6379)\n'
+    Lab.made(tmp_path / "other_lab.py", f"from lab import lab_host\n{other}redis = [_other]\n")
     path = tmp_path / "two_lab.py"
-    other = '_other = lab_host("cutoff2", "10.87.0.72", redis_port=6379)\nredis = [_host, _other]\n'
-    path.write_text(INVENTORY.split("mongodb = ")[0] + other)
+    path.write_text(INVENTORY.split("mongodb = ")[0] + other + "redis = [_host, _other]\n")
     two = Lab(str(path))
     two.up()
     stack.ssh(HOST, "sudo chmod 600 /etc/redis/redis.conf")

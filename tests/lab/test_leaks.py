@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from urllib.parse import quote
 
 import pytest
@@ -64,16 +63,9 @@ def _base64(value: str) -> list[str]:
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
     """A host deployed with the planted secrets, everything printed kept, `ps` sampled all the while."""
-    path = tmp_path_factory.mktemp("leaks") / "leaks_lab.py"
-    path.write_text(INVENTORY)
-    stack = Lab(str(path))
-    stack.fresh()
-    samples, stop = [], threading.Event()
-    sampler = threading.Thread(target=_sample, args=(stack, samples, stop))
-    sampler.start()
-    printed = {"deploy -y -vvv --diff --debug": _pyinfra(str(path), "-y", "-vvv", "--diff", "--debug")}
-    stop.set()
-    sampler.join()
+    stack = Lab.made(tmp_path_factory.mktemp("leaks") / "leaks_lab.py", INVENTORY)
+    with stack.sampled("leaks") as samples:
+        printed = {"deploy -y -vvv --diff --debug": _pyinfra(stack.inventory, "-y", "-vvv", "--diff", "--debug")}
     yield stack, printed, samples
 
 
@@ -85,20 +77,6 @@ def _pyinfra(inventory: str, *arguments: str, what: str = "deploy.py") -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
-
-
-def _sample(stack: Lab, samples: list[str], stop: threading.Event) -> None:
-    """Every process's command line and environment, as the login user and root see them, and /tmp."""
-    loop = "while sleep 0.1; do ps -eww -o args; cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'; head -c 65536 /tmp/* 2>/dev/null; done"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lab", "ssh", "leaks", f"sudo sh -c {json.dumps(loop)}"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True, errors="replace",
-    )  # fmt: skip
-    reader = threading.Thread(target=lambda: samples.extend(process.stdout), daemon=True)
-    reader.start()
-    stop.wait()
-    process.terminate()
-    process.wait()
 
 
 def test_the_search_finds_what_is_there(planted):

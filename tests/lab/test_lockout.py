@@ -61,10 +61,7 @@ PORT = 18080
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory) -> Lab:
     """Two bare hosts."""
-    path = tmp_path_factory.mktemp("lockout") / "lockout_lab.py"
-    path.write_text(INVENTORY)
-    stack = Lab(str(path))
-    stack.fresh()
+    stack = Lab.made(tmp_path_factory.mktemp("lockout") / "lockout_lab.py", INVENTORY)
     return stack
 
 
@@ -276,22 +273,31 @@ def test_a_host_that_loses_power_before_the_confirmation_comes_back_with_the_old
     assert "] Success" not in run(pair).stderr
 
 
-def test_a_port_that_the_next_run_could_not_come_in_by_is_put_back_and_a_good_one_confirmed(pair, tmp_path):
+def test_a_port_that_the_next_run_could_not_come_in_by_is_refused_or_put_back_and_a_good_one_confirmed(pair, tmp_path):
     before = ask(pair, STATE)
-    move = ("--data", "base_ssh_port=2222", "--data", "ssh_port=22")
-    done = run(pair, *move)  # the lab's known_hosts knows the host at port 22 only, and strict it is
-    put_back(done, "00-groundwork.conf", "the live firewall")
-    assert "is not in" in done.stderr and "ssh-keyscan -p 2222" in done.stderr
-    assert ask(pair, STATE) == before
     known = tmp_path / "known_hosts"
-    lines = settings.KNOWN_HOSTS.read_text().splitlines()
-    known.write_text("\n".join(lines + [line.replace("10.87.0.31,", "[10.87.0.31]:2222,") for line in lines]) + "\n")
+    known.write_text(settings.KNOWN_HOSTS.read_text())
     here = ("--data", f"ssh_known_hosts_file={known}")
-    assert "confirmed by a new connection to 10.87.0.31 port 2222" in run(pair, *move, *here).stderr
-    arrived = ("--data", "base_ssh_port=2222", "--data", "ssh_port=2222")
-    done = run(pair, *arrived, *here)  # and the door at 22 is closed
+    move = ("--data", "base_ssh_port=2222", "--data", "ssh_port=22", *here)
+    done = run(pair, *move)  # it knows the host at port 22 only, and strict it is
+    assert done.returncode == 1 and "sshd was not moved from port 22 to 2222, and nothing was changed" in done.stderr
+    assert "] Success" not in done.stderr and ask(pair, STATE) == before
+    copy = next(line.split("run again: ")[1] for line in done.stderr.splitlines() if "run again: " in line)
+
+    other = next(line for line in known.read_text().splitlines() if line.startswith("10.87.0.32") and "ed25519" in line)
+    known.write_text(f"{known.read_text()}[10.87.0.31]:2222 {other.split(' ', 1)[1]}\n")
+    done = run(pair, *move)  # another's key there: seen only by who knocks
+    put_back(done, "00-groundwork.conf", "the live firewall")
+    assert "its host key has changed" in done.stderr
+    assert ask(pair, STATE) == before
+
+    known.write_text(settings.KNOWN_HOSTS.read_text())
+    subprocess.run(["bash", "-c", copy], check=True)  # as it was said
+    assert "confirmed by a new connection to 10.87.0.31 port 2222" in run(pair, *move).stderr
+    arrived = ("--data", "base_ssh_port=2222", "--data", "ssh_port=2222", *here)
+    done = run(pair, *arrived)  # and the door at 22 is closed
     assert "confirmed by a new connection to 10.87.0.31 port 2222" in done.stderr
-    assert "] Success" not in run(pair, *arrived, *here).stderr
+    assert "] Success" not in run(pair, *arrived).stderr
 
 
 @pytest.fixture(scope="module")

@@ -167,10 +167,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory) -> Lab:
     """A host with everything on it, deployed once."""
-    path = tmp_path_factory.mktemp("refused") / "refused_lab.py"
-    path.write_text(INVENTORY)
-    stack = Lab(str(path))
-    stack.fresh()
+    stack = Lab.made(tmp_path_factory.mktemp("refused") / "refused_lab.py", INVENTORY)
     stack.deploy()
     return stack
 

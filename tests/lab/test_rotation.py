@@ -171,10 +171,7 @@ FIRST, SECOND, THIRD, FOURTH = (_values(round) for round in ("first", "second", 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    path = tmp_path_factory.mktemp("rotation") / "rotation_lab.py"
-    path.write_text(INVENTORY)
-    stack = Lab(str(path))
-    stack.fresh()
+    stack = Lab.made(tmp_path_factory.mktemp("rotation") / "rotation_lab.py", INVENTORY)
     with _secrets(FIRST):
         stack.deploy()
     return stack
@@ -337,7 +334,7 @@ def test_what_redis_lets_the_application_do_changes_while_it_runs(stack):
 
 def test_no_password_of_then_or_now_is_anywhere_else(stack):
     # The journal has what sudo is told: so it is told a pattern that does not find itself.
-    search = "find / -xdev -type f -newer /etc/machine-id -exec grep -alE '(fir|seco|thi|four)[a-z]+-[0-4] ' {} +"
+    search = "find / -xdev -type f -newer /etc/machine-id -exec grep -alE '(firs[t]|secon[d]|thir[d]|fourt[h])-[0-4] ' {} +"
     found = stack.ssh(HOST, f"sudo {search}", check=False).stdout.split()
     assert sorted(found) == ["/etc/app/environment", f"{KEPT}/mongodb-admin", f"{KEPT}/redis-admin"]
 
@@ -370,3 +367,28 @@ def test_an_administrators_key_and_then_the_administrator_are_gone(stack, tmp_pa
             done = _role(stack, "base", base_administrators=[way_out], check=False)
             assert done.returncode == 1 and "base_administrators: ubuntu is the user whom" in done.stderr
     assert stack.ssh(HOST, "true").returncode == 0
+
+
+def test_who_lives_elsewhere_and_is_logged_in_stays_there_and_is_removed_whole(stack, tmp_path):
+    old, new = _key(tmp_path, "old"), _key(tmp_path, "new")
+    user = "useradd --create-home --home-dir /srv/anna --shell /bin/bash anna; install -d -o anna -g anna -m 700 /srv/anna/.ssh"
+    _ask(f"sudo sh -c '{user}; cat >/srv/anna/.ssh/authorized_keys; chown anna: /srv/anna/.ssh/authorized_keys'", old)
+    options = [f"-o{option}" for option in ("BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "IdentitiesOnly=yes")]
+    session = subprocess.Popen(
+        ["ssh", *options, "-i", tmp_path / "old", "anna@10.87.0.61", "echo in; exec cat"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert session.stdout.readline() == "in\n"
+        with _secrets(FOURTH):
+            _role(stack, "base", base_administrators=[{"name": "anna", "keys": [new]}])
+            assert _logs_in(tmp_path, "new") and not _logs_in(tmp_path, "old")
+            assert _ask("getent passwd anna | cut -d: -f6", "") == "/srv/anna\n"
+            said = _role(stack, "base").stderr
+            assert "user anna: is in base_administrators no more and loses sudo, but still gets in" in said
+            assert session.poll() is None and _logs_in(tmp_path, "new")
+            assert "loses sudo" not in _role(stack, "base", base_administrators=[{"name": "anna", "state": "absent"}]).stderr
+        assert session.wait(timeout=30) != 0 and not _logs_in(tmp_path, "new")
+        assert _ask("systemctl --failed --no-legend; getent passwd anna; sudo stat -c '%U %a' /srv/anna", "") == "root 700\n"
+    finally:
+        session.kill()

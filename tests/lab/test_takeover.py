@@ -98,7 +98,8 @@ def used(directory) -> Lab:
     key = open(REPOSITORY_KEY).read()
     for host, packages, script in (
         ("taken1", "nginx redis-server mongodb-org ufw", ONE),
-        ("taken2", "nginx mongodb-org docker.io busybox-static", TWO),
+        # From Debian 13 on, docker's command is a package of its own.
+        ("taken2", "nginx mongodb-org docker.io busybox-static $(apt-cache -q show docker-cli >/dev/null 2>&1 && echo docker-cli)", TWO),
     ):
         _root(lab, host, f"cat >/tmp/key.asc <<'E'\n{key}\nE\n" + PACKAGES.replace("{repository}", REPOSITORY).replace("{packages}", packages))
         _root(lab, host, script)

@@ -18,11 +18,7 @@ mongodb = [_host]
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory) -> Lab:
-    path = tmp_path_factory.mktemp("versions") / "versions_lab.py"
-    path.write_text(INVENTORY)
-    found = Lab(str(path))
-    found.fresh()
-    return found
+    return Lab.made(tmp_path_factory.mktemp("versions") / "versions_lab.py", INVENTORY)
 
 
 def _refused(host: Lab) -> None:

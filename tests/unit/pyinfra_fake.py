@@ -58,12 +58,15 @@ def group_data(directory: Path, name: str, text: str) -> Path:
     return path
 
 
-def run(path: Path, *arguments: str, secrets: bool = True, directory: Path = ROOT) -> subprocess.CompletedProcess:
-    """`pyinfra INVENTORY ARGUMENTS`, with an environment that answers for every secret."""
+def run(
+    path: Path, *arguments: str, secrets: bool = True, directory: Path = ROOT, more: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    """`pyinfra INVENTORY ARGUMENTS`, with an environment that answers for every secret, and for more."""
     names = ("MONGODB_ADMIN", "MONGODB_GRID_USER", "REDIS_APP", "REDIS_ADMIN") if secrets else ()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GROUNDWORK_")}
     environment |= {f"GROUNDWORK_SECRET_{name}": f"pa:ss/w@rd-{name.lower()}" for name in names}
     environment |= {"PYINFRA_FAKE_DELAY": "0", "PYINFRA_FAKE_DELAY_JITTER": "0", "PYINFRA_PROGRESS": "off", "HOME": str(path.parent)}
+    environment |= more or {}
     # The user's own cache: else each run would fetch uv's program again.
     environment["XDG_CACHE_HOME"] = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return subprocess.run(

@@ -16,6 +16,8 @@ import pytest
 
 from pyinfra.api import StringCommand
 
+from facts import accounts as facts_accounts
+from facts.accounts import Accounts
 from facts.sysctl import Sysctls
 from facts.units import Unit
 from groundwork.preflight import render_errors
@@ -23,7 +25,7 @@ from groundwork.rows import File
 from groundwork.settings import HostSettings
 from groundwork.templates import render
 from groundwork.topology import SettingsError
-from operations import service, sshd, sysctl, unconfirmed, wait
+from operations import accounts, firewall, service, sshd, sysctl, unconfirmed, wait
 from operations.host import BEGIN, END, with_block
 from tasks.base import Settings, rules
 from tests.unit.conftest import SYSTEMS, machine, make_topology
@@ -392,10 +394,58 @@ def test_what_says_who_gets_in_is_put_back_where_nobody_confirms_it(make_here):
         "/etc/sudoers.d/groundwork",
         "/etc/ssh/sshd_config.d/00-groundwork.conf",
         "/etc/systemd/system/ssh.socket.d/groundwork.conf",
-        "/home/anna/.ssh/authorized_keys",
-        "/home/anna/.ssh/authorized_keys2",
     }
     assert not {row.path for row in settings.configuration(here)} & set(settings.kept(here))
+
+
+def people(monkeypatch, answer: list[str], *users: accounts.User, **more) -> tuple[list[str], list[str]]:
+    """Commands, and what is reported, where a host answers so."""
+    said, found = [], Accounts().process(answer)
+    monkeypatch.setattr(accounts, "report", said.append)
+    monkeypatch.setattr(accounts, "host", SimpleNamespace(get_fact=lambda fact, keys_of=(): found))
+    commands = accounts.users._inner(users=users, **more)
+    return [item if isinstance(item, str) else item.get_raw_value() for item in commands], said
+
+
+ANNA = accounts.User("anna", "/home/anna", shell="/bin/bash", keys=("ssh-ed25519 AAAA anna",))
+
+
+def test_a_person_who_lives_elsewhere_stays_there_and_the_keys_are_kept_and_written_there(monkeypatch):
+    lives = ["U|anna:x:1001:1001::/srv/anna:/bin/bash", "G|anna:x:1001:"]
+    commands, _ = people(monkeypatch, [*lives, "O|anna|anna"], ANNA, before="guard keep R 60 /etc/a")
+    assert len(commands) == 1 and "/srv/anna/.ssh/authorized_keys" in commands[0] and "/home/anna" not in commands[0]
+    assert "guard keep R 60 /etc/a /srv/anna/.ssh/authorized_keys /srv/anna/.ssh/authorized_keys2 " in commands[0]
+    # With no home there is nothing to leave alone.
+    commands, _ = people(monkeypatch, [*lives, "O|anna|"], ANNA)
+    assert "usermod --shell /bin/bash --home /home/anna anna" in commands and "/home/anna/.ssh" in commands[-1]
+
+
+def test_no_key_is_written_into_anothers_home(monkeypatch):
+    other = accounts.User("bob", "/home/bob", shell="/bin/bash", keys=("ssh-ed25519 AAAA bob",))
+    commands, said = people(monkeypatch, ["U|anna:x:1001:1001::/:/bin/bash", "G|anna:x:1001:", "O|anna|root"], ANNA, other)
+    assert len(commands) == 1 and "their home / is root" in commands[0] and commands[0].endswith("exit 1") and said == []
+    # Their own home, which became root's when they were removed, is theirs again.
+    commands, _ = people(monkeypatch, ["U|anna:x:1001:1001::/home/anna:/bin/bash", "G|anna:x:1001:", "O|anna|root"], ANNA)
+    assert "chown -hR anna: /home/anna" in commands[0]
+
+
+def test_who_loses_sudo_and_still_gets_in_is_named(monkeypatch):
+    both = ["U|anna:x:1001:1001::/home/anna:/bin/bash", "G|anna:x:1001:", "S|anna", "S|gone"]
+    _, said = people(monkeypatch, both)
+    assert len(said) == 1 and said[0].startswith("user anna: ") and '{"name": "anna", "state": "absent"}' in said[0]
+    present = [*both, "O|anna|anna", "F|anna", "K|anna|ssh-ed25519 AAAA anna"]
+    assert people(monkeypatch, present, ANNA) == ([], [])
+    assert [line for line in people(monkeypatch, both, absent=["anna"])[1] if "loses sudo" in line] == []
+
+
+def test_who_has_sudo_by_us_is_read_from_our_file(tmp_path, make_here, monkeypatch):
+    here = make_here(["base"], base_administrators=[{"name": "anna", "keys": [KEY]}, {"name": "b_ob-2", "keys": [KEY]}])
+    settings = here.settings(Settings)
+    [row] = settings.sudo()
+    (tmp_path / "sudoers").write_bytes(render(row, settings, here, secret=str))
+    monkeypatch.setattr(facts_accounts, "SUDOERS", tmp_path / "sudoers")
+    done = subprocess.run(["sh", "-c", Accounts().command()], capture_output=True, text=True, check=True)
+    assert Accounts().process(done.stdout.splitlines()).sudo == ["anna", "b_ob-2"]
 
 
 def test_a_dry_run_says_that_a_change_will_be_confirmed(tmp_path):
@@ -524,8 +574,8 @@ def test_what_is_not_loaded_is_not_what_was_there_before(guard, tmp_path):
 def test_a_rollback_reloads_the_sshd_that_this_run_had_reloaded(guard, tmp_path):
     path, called = tmp_path / "file", tmp_path / "called"
     path.write_text("old\n")
-    for run, reloaded in (("run1", False), ("run2", True)):
-        assert guard("keep", run, "10", str(path)).returncode == 0
+    for number, reloaded in (("run1", False), ("run2", True)):
+        assert guard("keep", number, "10", str(path)).returncode == 0
         if reloaded:
             (tmp_path / "var/lib/groundwork/unconfirmed/sshd").touch()
         assert guard("rollback").returncode == 0
@@ -581,10 +631,33 @@ def test_the_firewall_is_loaded_anew_on_probation_only(monkeypatch):
     assert "restart" in list(service._agree(service.Service("x.service", running=None), stale))[0]
 
 
+NO_SETTINGS = ["kernel.hostnam", "net.core.somaxcon", "net.ipv4.conf.lo.forwardin", "net.ipv4.conf.*.forwardin"]
+NOT_KNOWN = ["kernel.none_such.x", "net.netfilter.nf_none_such", "net.nf_none_such", "net.ipv4.conf.none0.forwarding"]
+
+
 def test_a_kernel_setting_that_is_none_is_told_from_one_whose_module_is_not_loaded(tmp_path):
     fact = Sysctls()
-    keys = ["kernel.hostname", "kernel.hostnam", "kernel.none_such.x", "net.core.none_such"]
+    keys = ["kernel.hostname", "net.core.somaxconn", "net.ipv4.conf.*.forwarding", *NO_SETTINGS, *NOT_KNOWN]
     done = subprocess.run(["sh", "-c", fact.command(keys, str(tmp_path / "none"))], capture_output=True, text=True)
     assert done.returncode == 0
     found = fact.process(done.stdout.splitlines())
-    assert [key for key in keys if sysctl._is_misspelled(found, key)] == ["kernel.hostnam"]
+    assert [key for key in keys if sysctl._is_misspelled(found, key, container=False)] == NO_SETTINGS
+    # A container sees a part of net.core.
+    assert [key for key in keys if sysctl._is_misspelled(found, key, container=True)] == [NO_SETTINGS[0], *NO_SETTINGS[2:]]
+    assert sysctl._nearest(found, "net.core.somaxcon") == " (did you mean net.core.somaxconn?)"
+    assert sysctl._nearest(found, "net.core.somaxconn") == sysctl._nearest(found, "net.nf_none_such") == ""
+
+
+@pytest.mark.parametrize(
+    ("arrived", "connects", "listens", "stops"),
+    [(22, 22, 2222, True), (22, None, 2222, True), (22, 2222, 22, False), (22, 443, 2222, False), (2222, 2222, 2222, False), (None, None, 2222, False)],
+)
+def test_a_move_of_sshd_stops_where_its_key_is_not_known_at_the_new_port(monkeypatch, arrived, connects, listens, stops):
+    """Not where something in front forwards another port, and not where no ssh came in."""
+    data = {"ssh_port": connects} if connects else {}
+    answers = SimpleNamespace(get_fact=lambda fact, **given: firewall.Found(port=arrived), connector_data={}, data=data)
+    monkeypatch.setattr(firewall, "host", answers)
+    monkeypatch.setattr(firewall, "current", lambda: None)
+    monkeypatch.setattr(firewall, "unknown_at", lambda host, here, port: f"not known at {port}: type this")
+    commands = list(firewall.way_in._inner(networks=None, port=listens))
+    assert len(commands) == stops and all(f"from port 22 to {listens}, and nothing was changed" in item for item in commands)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import paramiko
 import pytest
 from paramiko.ssh_exception import NoValidConnectionsError
+from pyinfra.connectors.sshuserclient import client
 
 from groundwork import connections
 from groundwork.connections import HostKeyError, Target, explain
+from groundwork.secrets import AgeFile, Environment, Secret, main
 from tests.unit.pyinfra_fake import group_data, inventory, run
 
 TARGET = Target("10.0.0.5", 22, "ubuntu", "/keys/own")
@@ -129,3 +135,90 @@ def test_a_password_in_the_inventory_is_refused_and_not_shown(tmp_path):
     group_data(tmp_path, "all", 'sudo_password = "open-sesame"\n')
     done = run(inventory(tmp_path, ["redis"]), "deploy.py", "-y")
     assert done.returncode == 1 and "sudo_password" in done.stderr and "open-sesame" not in done.stdout + done.stderr
+
+
+def test_the_last_words_of_a_run_name_the_hosts_and_where_they_failed(tmp_path):
+    path = inventory(tmp_path, ["redis"])
+    good = path.read_text()
+    bad = good.replace('"fake_responses": {', '"fake_responses": {"apt-get": {"success": False}, ')
+    path.write_text(bad)
+    said = run(path, "deploy.py", "-y").stderr.rstrip().splitlines()
+    assert "No hosts remaining!" in said[-2], said[-3:]
+    assert said[-1].startswith("--> 1 of 1 hosts failed: @fake/one at Base | Packages (why is said above). Nothing more was done"), said[-1]
+
+    two = good.replace("_host", "_two").replace("base_twoname", "base_hostname").replace("@fake/one", "@fake/two").replace("10.0.0.5", "10.0.0.6")
+    path.write_text(f"{bad}\n{two}\nredis = [_host, _two]\n")
+    for arguments, others in (((), "Nothing more was done on any host"), (("--fail-percent", "50"), "The other hosts are done")):
+        done = run(path, "deploy.py", "-y", *arguments)
+        last = done.stderr.rstrip().splitlines()[-1]
+        assert done.returncode == 1 and last.startswith("--> 1 of 2 hosts failed: @fake/one at Base | Packages "), done.stderr[-2000:]
+        assert others in last, last
+    path.write_text(good)
+    assert "failed:" not in run(path, "deploy.py", "-y").stderr
+
+
+def _known_at_port_22(file, policy) -> SimpleNamespace:
+    """A host that is connected to at port 22, as pyinfra has it then."""
+    connected = connections.Client()
+    connected._policy, connected._ssh_config, connected._host_keys_filename = policy, {"port": 22}, str(file)
+    connected._host_keys = paramiko.HostKeys(str(file))
+    return SimpleNamespace(connector=SimpleNamespace(client=connected))
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+def test_a_key_that_is_known_at_another_port_is_copied_by_the_command(tmp_path, key, make_here, hashed):
+    known = tmp_path / "known hosts"
+    known.write_text(f"# ours\n# theirs\n10.0.0.5,one {key.get_name()} {key.get_base64()} c\n")
+    if hashed:
+        subprocess.run(["ssh-keygen", "-q", "-H", "-f", known], check=True, capture_output=True)
+    here = make_here(["base"], ssh_hostname="10.0.0.5", ssh_config_file=str(tmp_path / "none"))
+    said = connections.unknown_at(_known_at_port_22(known, connections.StrictPolicy()), here, 2222)
+    subprocess.run(["bash", "-c", said.split("run again: ")[1]], check=True)
+    assert connections.unknown_at(_known_at_port_22(known, connections.StrictPolicy()), here, 2222) is None
+    assert known.read_text().splitlines()[-1:] == [f"[10.0.0.5]:2222 {key.get_name()} {key.get_base64()} c"]
+    assert connections.unknown_at(_known_at_port_22(known, client.AcceptNewPolicy()), here, 2223) is None, "it is taken down by itself"
+
+
+def test_a_move_of_sshd_that_was_not_made_yet_is_thought_of():
+    silence = TimeoutError("timed out")
+    assert "--data ssh_port=22" in explain(silence, Target("10.0.0.5", 2222, moved=True))
+    assert "--data ssh_port=22" not in explain(silence, Target("10.0.0.5", 2222))
+    assert "--data ssh_port=22" not in explain(paramiko.AuthenticationException("no"), Target("10.0.0.5", 2222, moved=True))
+
+
+def test_a_wrong_sudo_password_names_its_secret(tmp_path):
+    refused = {"groundwork-askpass": "/dev/shm/it", "os-release": {"success": False, "stderr": ["sudo: 3 incorrect password attempts"]}}
+    path = inventory(tmp_path, ["redis"], ssh_user="dora", fake_responses=refused)
+    path.write_text(path.read_text().replace('"private_address"', '"sudo_password": Secret("sudo/dora"), "private_address"'))
+    path.write_text(f"from groundwork.secrets import Secret\n{path.read_text()}")
+    done = run(path, "deploy.py", "-y", more={"GROUNDWORK_SECRET_SUDO_DORA": "open-sesame"})
+    assert "sudo refuses the password of dora, which is the secret sudo/dora in the environment variable GROUNDWORK_SECRET_SUDO_DORA" in done.stderr
+    assert done.returncode == 1 and "open-sesame" not in done.stdout + done.stderr
+
+
+def test_a_wrong_sudo_password_comes_with_the_command_that_sets_it(tmp_path, make_here, monkeypatch):
+    file = AgeFile(tmp_path / "inventories/prod.py")
+    monkeypatch.setattr(file, "get", lambda name: "open-sesame")
+    monkeypatch.setattr(connections.context, "secret_store", lambda: SimpleNamespace(sources=[Environment(), file], file=file))
+    monkeypatch.delenv("GROUNDWORK_SECRET_SUDO_DORA", raising=False)
+    said = connections._sudo_error("sudo: 3 incorrect password attempts", make_here(["base"], ssh_user="dora", sudo_password=Secret("sudo/dora")))
+    assert "the secret sudo/dora in " in said and "prod.age" in said and "prod.py rotate --no-generate sudo/dora`" in said
+    command = said.split("`")[1].split()
+    assert main([*command[command.index("-m") + 2 :]]) == 1, "there is no such inventory, and the words are right"
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no /dev/shm here")
+def test_a_password_file_that_a_killed_run_left_is_taken_away_and_no_others(tmp_path):
+    left, live, other = (Path("/dev/shm") / name for name in ("groundwork-askpass.unit-old", "groundwork-askpass.unit-new", "unit-askpass"))
+    try:
+        for path, hours in ((left, 13), (live, 11), (other, 13)):
+            path.write_text("")
+            os.utime(path, (time.time() - hours * 3600,) * 2)
+        done = subprocess.run(
+            ["sh", "-c", connections._ASKPASS], input="#!/bin/sh\n", capture_output=True, text=True, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+        )
+        assert Path(done.stdout.strip()).parent == tmp_path, done.stderr
+        assert [path.exists() for path in (left, live, other)] == [False, True, True]
+    finally:
+        for path in (left, live, other):
+            path.unlink(missing_ok=True)

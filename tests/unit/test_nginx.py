@@ -11,6 +11,8 @@ import socket
 import subprocess
 import threading
 
+from types import SimpleNamespace
+
 import pytest
 
 from facts import certificate as facts
@@ -394,9 +396,25 @@ def test_asked_first_it_names_the_authority(tmp_path, codename):
     path = inventory(tmp_path, ["nginx"], codename, **ACME, nginx_frontend="examples/frontend")
     done = run(path, "deploy.py", "--dry")
     assert done.returncode == 0, done.stderr
-    said = "certificate for shop.example.org: asking https://acme-v02.api.letsencrypt.org/directory (there was none)"
-    assert said in done.stderr
+    asked = "https://acme-v02.api.letsencrypt.org/directory will be asked, if each domain leads here (there was none)"
+    assert f"certificate for shop.example.org: {asked}" in done.stderr and "asking" not in done.stderr
     assert f"{nginx.HOOK}: new" in done.stderr and "self-signed for shop.example.org" in done.stderr
+
+
+def test_no_authority_is_said_to_be_asked_before_the_domains_were_looked_at(monkeypatch):
+    said, astray = [], ["nginx_domains: shop.example.org leads to 192.0.2.1"]
+    monkeypatch.setattr(certificate, "report", said.append)
+    monkeypatch.setattr(certificate, "state", SimpleNamespace(is_executing=True))
+    answers = SimpleNamespace(get_fact=lambda fact, **given: LineageState(), run_shell_command=lambda *given, **more: (True, None))
+    monkeypatch.setattr(certificate, "host", answers)
+    monkeypatch.setattr(certificate, "_astray", lambda domains, webroot: list(astray))
+    given = dict(
+        path="/p", domains=["shop.example.org"], email="a@example.org", directory="https://ca.example/dir", authority=None, webroot="/w", install="/i"
+    )
+    assert len(list(certificate.from_authority._inner(**given))) == 1 and not any("asking" in line for line in said)
+    astray.clear()
+    assert len(list(certificate.from_authority._inner(**given))) == 2
+    assert [line for line in said if "asking https://ca.example/dir (there was none)" in line] != []
 
 
 def test_what_is_refused_is_refused_before_a_host_is_touched(tmp_path):
