@@ -195,6 +195,8 @@ class HostSettings(KeyedSettings):
     """More flows: [{"source": "192.0.2.0/24", "role": "mongodb", "port": 27017}]."""
     externals: list[External] = []
     """Services that Groundwork does not provision: external("postgresql", host=…, port=5432)."""
+    stopped: dict[str, list[Address]] = {}
+    """Set by ec2.hosts(): addresses of a role's hosts that are stopped; what the firewalls open to them stays."""
     connection_seconds: int = Field(default=60, ge=10)
     """Seconds without any answer from the host after which the connection counts as lost and the run ends."""
     lock_wait: int = Field(default=0, ge=0)

@@ -161,7 +161,9 @@ class Topology:
         if source == INTERNET:
             return None
         if source in self.roles:
-            return [host.private_address for host in self.with_role(source)]
+            running = [host.private_address for host in self.with_role(source)]
+            stopped = [address for host in self.hosts.values() for address in host.settings(HostSettings).stopped.get(source, ())]
+            return list(dict.fromkeys([*running, *stopped]))
         if found := self.external(source):
             return list(found.networks)
         try:

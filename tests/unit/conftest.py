@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
+# First: it has gevent change ssl and sockets, which must come before botocore reads them.
+import pyinfra_cli  # noqa: F401, I001
 import pytest
 
 from groundwork.roles import all_roles
