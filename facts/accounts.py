@@ -48,7 +48,7 @@ class Accounts(FactBase):
             "getent passwd | sed 's/^/U|/'; getent group | sed 's/^/G|/'; "
             f"sed -n 's/^\\([^# ]*\\) ALL=.*/S|\\1/p' {SUDOERS} 2>/dev/null; "
             f"for user in {names}; do home=$(getent passwd \"$user\" | cut -d: -f6); "
-            '[ -n "$home" ] && echo "O|$user|$(stat -c %U -- "$home" 2>/dev/null)"; '
+            '[ -n "$home" ] && echo "O|$user|$(stat -L -c %U -- "$home" 2>/dev/null)"; '
             'file="$home/.ssh/authorized_keys"; '
             '[ -n "$home" ] && [ -f "$file" ] && { echo "F|$user"; sed "s/^/K|$user|/" "$file"; }; '
             # sshd reads this one too; it has no place beside a file that says who gets in.

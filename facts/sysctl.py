@@ -19,6 +19,8 @@ class Found:
     """Lines of the file."""
     parents: list[str] = field(default_factory=list)
     """Those directories under /proc/sys in which a key would be, that are there."""
+    missing: list[str] = field(default_factory=list)
+    """Paths of keys that are not there, with their `*`: what is there may be not for reading."""
     names: list[str] = field(default_factory=list)
     """Of keys that are not there: what else is in their directory, as paths."""
 
@@ -39,7 +41,7 @@ class Sysctls(FactBase):
         return (
             f"sed 's/^/F|/' {shlex.quote(file)} 2>/dev/null; grep -s -H '' /dev/null {paths}; "
             f"for p in {parents}; do [ ! -d $p ] || echo \"P|$p\"; done; "
-            f"for p in {paths}; do [ -e $p ] || for q in ${{p%/*}}/*; do echo \"N|$q\"; done; done"
+            f"for p in {paths}; do [ -e $p ] || {{ echo \"M|$p\"; for q in ${{p%/*}}/*; do echo \"N|$q\"; done; }}; done"
         )
 
     def process(self, output):
@@ -49,6 +51,8 @@ class Sysctls(FactBase):
                 found.stored.append(line[2:])
             elif line.startswith("P|"):
                 found.parents.append(line[2:])
+            elif line.startswith("M|"):
+                found.missing.append(line[2:])
             elif line.startswith("N|"):
                 found.names.append(line[2:])
             elif line.startswith("/proc/sys/"):

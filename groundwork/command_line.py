@@ -142,7 +142,7 @@ def _groups(file: str) -> dict[str, Any]:
         Refusal: for two hosts of one name, of which pyinfra would make one; for a tuple that is no group.
     """
     groups = _pyinfras_groups(file)
-    declared: dict[str, Any] = {}
+    declared: dict[str, dict[str, Any]] = {}
     for name, hosts in groups.items():
         hosts = hosts[0] if isinstance(hosts, tuple) else hosts
         if isinstance(hosts, str):
@@ -151,8 +151,12 @@ def _groups(file: str) -> dict[str, Any]:
                 f"{_named(file, name)}: pyinfra would read {name!r} as a group with the hosts {letters}…: a host by itself "
                 f"starts with an underscore (_{name}), and a group is a list ({name} = [_host])"
             )
-        for host, data in (item for item in hosts if isinstance(item, tuple)):
-            if declared.setdefault(host, data) != data:
+        pairs = [item for item in hosts if isinstance(item, tuple)]
+        if not all(len(item) == 2 and isinstance(item[1], dict) for item in pairs):
+            raise Refusal(f"{_named(file, name)}: {name}: a host is its name, or a pair of its name and a dict with its data")
+        for host, data in pairs:
+            known = declared.setdefault(host, {})
+            if any(known.setdefault(key, value) != value for key, value in data.items()):  # pyinfra joins what does not clash
                 raise Refusal(
                     f"{_named(file, host)}: two hosts are called {host}, and pyinfra would make one of them: give one another "
                     "name (a host that is in several groups is declared once, with all its data)"

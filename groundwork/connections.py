@@ -35,7 +35,7 @@ from pyinfra_cli import cli
 from facts.machine import Machine
 from groundwork import context
 from groundwork.secrets import variable
-from groundwork.settings import HostSettings
+from groundwork.settings import ConnectionSettings, HostSettings
 from groundwork.topology import Here
 
 # The file is the user's alone, and lies where it goes with the session (logind's runtime directory): a
@@ -219,7 +219,8 @@ def unknown_at(host: Host, here: Here, port: int) -> str | None:
         return None
     name, known_hosts = shlex.quote(now.entry), shlex.quote(file)
     # Not a certificate authority's line, which starts with @.
-    copy = f"ssh-keygen -F {name} -f {known_hosts} | sed -n '/^[#@]/!s/^[^ ]*/{then.entry}/p' >>{known_hosts}"
+    # An empty line first: the last one may have no end.
+    copy = f"{{ echo; ssh-keygen -F {name} -f {known_hosts} | sed -n '/^[#@]/!s/^[^ ]*/{then.entry}/p'; }} >>{known_hosts}"
     return (
         f"its host key is known at port {now.port} alone, and at port {port} sshd would be taken for another host "
         f"(ssh_strict_host_key_checking). Copy it, then run again: {copy}"
@@ -520,7 +521,7 @@ def _sudo_secret(here: Here) -> str:
 
 def stanza_of(here: Here) -> dict[str, str]:
     """What ssh_config_file says of a host, by ssh_config(5)'s words in lower case."""
-    path = here.data.get("ssh_config_file")
+    path = here.settings(ConnectionSettings).config_file
     file = Path(path or "~/.ssh/config").expanduser()
     if not file.is_file():
         return {}

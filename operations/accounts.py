@@ -33,7 +33,7 @@ class User:
 
 
 @operation()
-def users(users: Iterable[User], absent: Iterable[str] = (), before: str | None = None):
+def users(users: Iterable[User], absent: Iterable[str] = (), before: str | None = None, administrators: bool = False):
     """Make users exist as declared. A user's home is made for a person, not for a service.
 
     Somebody who lives elsewhere stays there: their keys are in the home that they have.
@@ -43,6 +43,7 @@ def users(users: Iterable[User], absent: Iterable[str] = (), before: str | None 
         absent: names of users who shall not exist. Their sessions end and their keys go; what else
             is in their homes stays.
         before: command to run before each change, in the same shell.
+        administrators: they are all who have sudo by us: who loses it is named.
     """
     users, absent = list(users), list(absent)
     found = host.get_fact(Accounts, keys_of=[user.name for user in users if user.keys is not None])
@@ -54,13 +55,14 @@ def users(users: Iterable[User], absent: Iterable[str] = (), before: str | None 
     if before:  # it knows only the homes that we give
         keys = [f"{user.home}/.ssh/authorized_keys" for user in users if user.keys is not None]
         before = f"{before} {shlex.join([*keys, *(f'{path}2' for path in keys)])}".strip()
-    yield from guarded(before, commands)
-    for name in found.sudo:
+    # Before the first command: pyinfra asks for no more when it looks ahead.
+    for name in found.sudo if administrators else []:
         if name in found.users and name not in [*(user.name for user in users), *absent]:
             report(
-                f"user {name}: is in base_administrators no more and loses sudo, but still gets in; "
+                f"user {name}: is in base_administrators no more and loses the sudo that it gave, but still gets in; "
                 f'{{"name": "{name}", "state": "absent"}} there removes them'
             )
+    yield from guarded(before, commands)
 
 
 def _home(user: User, now: Account | None) -> str:
@@ -70,15 +72,15 @@ def _home(user: User, now: Account | None) -> str:
 
 
 def _is_homeless(user: User, found: Found) -> bool:
-    """sshd reads no keys in another's home, and we write none there."""
+    """We write no keys into another's home: they would be that one's, too."""
     now = found.users.get(user.name)
     return bool(now and not user.system and now.home != user.home and now.home_owner not in (None, "", user.name))
 
 
 def _not_theirs(user: User, now: Account) -> str:
     return (
-        f"user {user.name}: their home {now.home} is {now.home_owner}'s, so that sshd would not read their keys there. Nobody's "
-        f"account was changed: `chown {user.name}: {now.home}`, or `usermod --home {user.home} --move-home {user.name}`"
+        f"user {user.name}: their home {now.home} is {now.home_owner}'s, and nobody else's keys are written there. Nobody's "
+        f"account was changed. To give them one of their own, {user.home}: `usermod --home {user.home} {user.name}`, then run again"
     )
 
 
@@ -126,11 +128,12 @@ def _removed(name: str, now: Account):
     # id will be another's one day. The user goes last, so that a run that was cut off is seen by the next.
     yield (
         f'[ "${{SUDO_USER:-}}" != {user} ] || {{ echo "user {name}: we are logged in as {name}, and so do not remove them" >&2; exit 1; }}; '
-        f"set -e; usermod --lock --expiredate 1 {user}; rm -f {ssh}/authorized_keys {ssh}/authorized_keys2; "
+        f"set -e; usermod --lock --expiredate 1 {user}; "
+        f'[ "$(stat -L -c %u {home} 2>/dev/null)" != {now.uid} ] || rm -f {ssh}/authorized_keys {ssh}/authorized_keys2; '
         f"loginctl terminate-user {user} 2>/dev/null || true; timeout 10 systemctl stop user@{now.uid}.service || true; "
         f"for n in 1 2 3 4 5; do pkill -KILL -u {user} || break; sleep 0.2; done; "
         f"systemctl stop user@{now.uid}.service || true; systemctl reset-failed user@{now.uid}.service 2>/dev/null || true; "
-        f'[ "$(stat -c %u {home} 2>/dev/null)" != {now.uid} ] || {{ chown root:root {home}; chmod 700 {home}; }}; userdel {user}'
+        f'[ "$(stat -L -c %u {home} 2>/dev/null)" != {now.uid} ] || {{ chown root:root {home}; chmod 700 {home}; }}; userdel {user}'
     )
 
 

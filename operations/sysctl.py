@@ -65,9 +65,9 @@ def settings(role: str, values: Mapping[str, str | int]):
 
 def _is_misspelled(now: Found, key: str, container: bool) -> bool:
     """Whether a setting is none, though its neighbours are there."""
-    parent = f"/proc/sys/{key.replace('.', '/')}".rsplit("/", 1)[0]
-    there = any(fnmatch.fnmatchcase(path, parent) for path in now.parents)
-    return there and _shows_all(key.rsplit(".", 1)[0], container) and not _live(now.live, key)
+    wanted = f"/proc/sys/{key.replace('.', '/')}"
+    there = any(fnmatch.fnmatchcase(path, wanted.rsplit("/", 1)[0]) for path in now.parents)
+    return there and _shows_all(key.rsplit(".", 1)[0], container) and wanted in now.missing
 
 
 def _shows_all(section: str, container: bool) -> bool:

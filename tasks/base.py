@@ -586,7 +586,7 @@ def base(settings: Settings, here: Here) -> None:
     rules = firewall.loaded(name="Firewall", before=keep, after=[ways_in])
     daemon = sshd.current(name="sshd", port=settings.ssh_port, before=keep, after=[ways_in])
     people = accounts.users(
-        name="Administrators", users=settings.users(), absent=settings.absent, before=keep
+        name="Administrators", users=settings.users(), absent=settings.absent, before=keep, administrators=True
     )
     # Last: whoever loses sudo by it can do no more but be told so.
     sudo = files.table(name="Sudo", rows=settings.sudo(), settings=settings, before=keep)

@@ -310,7 +310,7 @@ def test_a_domain_that_is_added_comes_into_the_certificate(web, authority):
     authority.names(news=WEB)
     asked = authority.asked()
     said = web.lab.pyinfra("--dry", web.lab.inventory, "deploy.py").stderr
-    assert f"asking https://{CA}:14000/dir (the one there is for {SHOP})" in said
+    assert f"https://{CA}:14000/dir will be asked, if each domain leads here (the one there is for {SHOP})" in said
     assert authority.asked() == asked, "--dry asks nobody"
     web.lab.deploy()
     assert names(web.served()) == {SHOP, NEWS}

@@ -385,9 +385,9 @@ def test_who_lives_elsewhere_and_is_logged_in_stays_there_and_is_removed_whole(s
             assert _logs_in(tmp_path, "new") and not _logs_in(tmp_path, "old")
             assert _ask("getent passwd anna | cut -d: -f6", "") == "/srv/anna\n"
             said = _role(stack, "base").stderr
-            assert "user anna: is in base_administrators no more and loses sudo, but still gets in" in said
+            assert "user anna: is in base_administrators no more and loses the sudo that it gave, but still gets in" in said
             assert session.poll() is None and _logs_in(tmp_path, "new")
-            assert "loses sudo" not in _role(stack, "base", base_administrators=[{"name": "anna", "state": "absent"}]).stderr
+            assert "loses the sudo" not in _role(stack, "base", base_administrators=[{"name": "anna", "state": "absent"}]).stderr
         assert session.wait(timeout=30) != 0 and not _logs_in(tmp_path, "new")
         assert _ask("systemctl --failed --no-legend; getent passwd anna; sudo stat -c '%U %a' /srv/anna", "") == "root 700\n"
     finally:

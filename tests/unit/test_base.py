@@ -429,13 +429,28 @@ def test_no_key_is_written_into_anothers_home(monkeypatch):
     assert "chown -hR anna: /home/anna" in commands[0]
 
 
+def test_who_is_removed_takes_nobody_elses_keys_along(monkeypatch, tmp_path):
+    """Their home is another's: what is run is run, with nothing that would end anybody."""
+    (tmp_path / ".ssh").mkdir()
+    keys = tmp_path / ".ssh/authorized_keys"
+    keys.write_text("another's\n")
+    own = os.getuid() or 1001
+    os.chown(tmp_path, own, -1)
+    for uid, stays in ((own + 1, True), (own, False)):
+        (command,), _ = people(monkeypatch, [f"U|anna:x:{uid}:1001::{tmp_path}:/bin/bash", "G|anna:x:1001:"], absent=["anna"])
+        none = "".join(f"{program}() {{ :; }}; " for program in ("usermod", "userdel", "loginctl", "timeout", "systemctl", "chown", "chmod"))
+        subprocess.run(["bash", "-c", f"pkill() {{ return 1; }}; {none}{command}"], check=True)
+        assert keys.exists() is stays
+
+
 def test_who_loses_sudo_and_still_gets_in_is_named(monkeypatch):
     both = ["U|anna:x:1001:1001::/home/anna:/bin/bash", "G|anna:x:1001:", "S|anna", "S|gone"]
-    _, said = people(monkeypatch, both)
+    assert people(monkeypatch, both) == ([], []), "what makes the users of services says nothing of administrators"
+    _, said = people(monkeypatch, both, administrators=True)
     assert len(said) == 1 and said[0].startswith("user anna: ") and '{"name": "anna", "state": "absent"}' in said[0]
     present = [*both, "O|anna|anna", "F|anna", "K|anna|ssh-ed25519 AAAA anna"]
-    assert people(monkeypatch, present, ANNA) == ([], [])
-    assert [line for line in people(monkeypatch, both, absent=["anna"])[1] if "loses sudo" in line] == []
+    assert people(monkeypatch, present, ANNA, administrators=True) == ([], [])
+    assert [line for line in people(monkeypatch, both, absent=["anna"], administrators=True)[1] if "loses the sudo" in line] == []
 
 
 def test_who_has_sudo_by_us_is_read_from_our_file(tmp_path, make_here, monkeypatch):

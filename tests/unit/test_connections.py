@@ -168,7 +168,7 @@ def _known_at_port_22(file, policy) -> SimpleNamespace:
 @pytest.mark.parametrize("hashed", [False, True])
 def test_a_key_that_is_known_at_another_port_is_copied_by_the_command(tmp_path, key, make_here, hashed):
     known = tmp_path / "known hosts"
-    known.write_text(f"# ours\n# theirs\n10.0.0.5,one {key.get_name()} {key.get_base64()} c\n")
+    known.write_text(f"# ours\n# theirs\n10.0.0.5,one {key.get_name()} {key.get_base64()} c")  # the last line has no end
     if hashed:
         subprocess.run(["ssh-keygen", "-q", "-H", "-f", known], check=True, capture_output=True)
     here = make_here(["base"], ssh_hostname="10.0.0.5", ssh_config_file=str(tmp_path / "none"))

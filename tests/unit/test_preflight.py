@@ -210,8 +210,15 @@ def test_two_hosts_of_one_name(tmp_path):
 
 def test_one_host_that_is_written_twice(tmp_path):
     path = inventory(tmp_path, ["mongodb"])
-    path.write_text(path.read_text() + 'redis = [("@fake/one", {**_host[1]})]\ndocker = ["@fake/one"]\n')
+    path.write_text(path.read_text() + 'redis = [("@fake/one", {**_host[1]})]\ndocker = ["@fake/one"]\nchromadb = [("@fake/one", {})]\n')
     assert run(path, "deploy.py", "-y", "--dry").returncode == 0
+
+
+def test_what_is_no_host(tmp_path):
+    path = inventory(tmp_path, ["mongodb"])
+    path.write_text(path.read_text() + 'redis = [("one",)]\n')
+    done = run(path, "deploy.py", "-y")
+    assert done.returncode != 0 and "redis: a host is its name, or a pair" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_host_in_the_place_of_a_group(tmp_path):
