@@ -10,10 +10,12 @@ import errno
 import getpass
 import logging
 import os
+import select
 import shlex
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterable
@@ -132,6 +134,8 @@ def _explain(error: BaseException, target: Target) -> str:
     if isinstance(error, socket.gaierror):
         name = target.setting("ssh_hostname", "HostName")
         return f"{name} = {target.address!r}: there is no host of that name (a typing error? DNS?)"
+    if isinstance(error, paramiko.ProxyCommandFailure):
+        return f"{target.where}: the ProxyCommand of ssh_config_file ended ({error.error or 'without a word'}): {error.command}"
     if isinstance(error, (EOFError, paramiko.SSHException)) and not isinstance(error, OSError):
         return (
             f"{target.where} answers, but not as sshd does ({_said(error)}): is that sshd's port "
@@ -248,6 +252,34 @@ class SSHConfig(config.SSHConfig):
         return found
 
 
+class ProxyCommand(paramiko.ProxyCommand):
+    """Ends with its command, and says why; paramiko's own reads on for ever, and holds up all other hosts."""
+
+    def __init__(self, command_line: str):
+        try:
+            super().__init__(command_line)
+        except OSError as error:
+            raise paramiko.ProxyCommandFailure(command_line, f"{error.strerror}: {error.filename}") from None
+
+    def recv(self, size):
+        if not select.select([self.process.stdout], [], [], self.timeout)[0]:
+            raise socket.timeout()
+        received = os.read(self.process.stdout.fileno(), size)
+        if not received:
+            raise paramiko.ProxyCommandFailure(shlex.join(self.cmd), self._last_words())
+        return received
+
+    def _last_words(self) -> str:
+        """What the command said last on standard error; what it started may hold that open."""
+        ready = select.select([self.process.stderr], [], [], 1)[0]
+        said = os.read(self.process.stderr.fileno(), 65536) if ready else b""
+        return " ".join(said.decode(errors="replace").split("\n")[-3:]).strip()
+
+    def close(self):
+        with suppress(ProcessLookupError):
+            super().close()
+
+
 class Client(client.SSHClient):
     """Notes on an error which host it is about: the target, or one on the way."""
 
@@ -327,6 +359,7 @@ def set_up() -> None:
     ssh.SSHClient = client.SSHClient = Client
     client.StrictPolicy = client.AskPolicy = StrictPolicy
     client.SSHConfig = SSHConfig
+    client.ProxyCommand = ProxyCommand
     ssh.SSHConnector.connect = _connect
     ssh_util.getpass = _passphrase
     util.getpass = _no_sudo_prompt
