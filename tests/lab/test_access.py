@@ -337,3 +337,20 @@ def test_tests_host_goes_the_same_way(behind):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
     assert "4 passed" in done.stdout
+
+
+def test_a_host_through_a_proxy_command(behind, ssh_config, known_hosts):
+    """The way is a program's: a run is the same, and where the program ends its last words are told."""
+    way = f"ssh -F none -i {lab_settings.SSH_KEY} -o IdentitiesOnly=yes -o UserKnownHostsFile={known_hosts} -W %h:%p ubuntu@10.87.0.86"
+    for program, said in (
+        ("sh -c 'echo TargetNotConnected >&2; exit 255'", "the ProxyCommand of ssh_config_file ended (TargetNotConnected): sh -c "),
+        ("no-such-program %h", "the ProxyCommand of ssh_config_file ended (No such file or directory: no-such-program)"),
+        (way.replace("10.87.0.86", "10.87.0.88"), "the ProxyCommand of ssh_config_file ended ("),
+    ):
+        ssh_config.write_text(f"Host 10.87.0.87\n    ProxyCommand {program}\n")
+        begin = time.monotonic()
+        _refused(_run(behind), "behind1", said)
+        assert time.monotonic() - begin < 40
+    ssh_config.write_text(f"Host 10.87.0.87\n    ProxyCommand {way}\n")
+    behind.deploy()
+    assert behind.changes() == []

@@ -222,3 +222,39 @@ def test_a_password_file_that_a_killed_run_left_is_taken_away_and_no_others(tmp_
     finally:
         for path in (left, live, other):
             path.unlink(missing_ok=True)
+
+
+# Through a program
+
+
+def test_a_proxy_command_that_ends_is_told_with_its_last_words():
+    """paramiko's own reads on for ever, so that no host gets any further."""
+    way = connections.ProxyCommand("sh -c 'printf SSH-2; echo TargetNotConnected >&2'")
+    way.settimeout(10)
+    received = b""
+    with pytest.raises(paramiko.ProxyCommandFailure) as error:
+        while True:
+            received += way.recv(100)
+    assert received == b"SSH-2"
+    way.process.wait()
+    way.close()
+    said = explain(error.value, Target("i-0123"))
+    assert said.startswith("i-0123 port 22: the ProxyCommand of ssh_config_file ended (TargetNotConnected): sh -c ")
+
+
+def test_a_proxy_command_gives_what_there_is_and_waits_no_longer_than_told():
+    way = connections.ProxyCommand("sh -c 'printf SSH-2; sleep 30'")
+    try:
+        way.settimeout(0.2)
+        assert way.recv(100) == b"SSH-2"
+        with pytest.raises(socket.timeout):
+            way.recv(100)
+    finally:
+        way.close()
+        way.process.wait()
+
+
+def test_a_proxy_command_that_is_not_there():
+    with pytest.raises(paramiko.ProxyCommandFailure) as error:
+        connections.ProxyCommand("no-such-program --target x")
+    assert "ended (No such file or directory: no-such-program): no-such-program --target x" in explain(error.value, Target("i-0123"))
