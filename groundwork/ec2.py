@@ -17,7 +17,6 @@ import os
 import re
 import tempfile
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Iterable, Literal, Mapping, Sequence
@@ -386,12 +385,12 @@ def _ssm_stanza(question: Question, region: str, without: list[Instance]) -> str
     )
 
 
-_told: Counter[str] = Counter()
+_told: set[str] = set()
 
 
-def _tell(lines: Sequence[str]) -> None:
+def _tell(lines: Iterable[str]) -> None:
     """Once a run, though pyinfra reads an inventory twice."""
     for line in lines:
-        if not _told[line]:
+        if line not in _told:
             click.echo(f"--> ec2: {line}: left out", err=True)
-        _told[line] += 1
+        _told.add(line)
