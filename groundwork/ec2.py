@@ -55,6 +55,7 @@ _DENIED = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"}
 _NOT_KNOWN = {"AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch"}
 _OVER = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
 
+
 @dataclass(frozen=True)
 class Question:
     """What EC2 is asked."""
