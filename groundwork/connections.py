@@ -266,14 +266,20 @@ class ProxyCommand(paramiko.ProxyCommand):
             raise socket.timeout()
         received = os.read(self.process.stdout.fileno(), size)
         if not received:
-            raise paramiko.ProxyCommandFailure(shlex.join(self.cmd), self._last_words())
+            raise self._ended()
         return received
 
-    def _last_words(self) -> str:
-        """What the command said last on standard error; what it started may hold that open."""
+    def send(self, content):
+        try:
+            return super().send(content)
+        except paramiko.ProxyCommandFailure:
+            raise self._ended() from None
+
+    def _ended(self) -> paramiko.ProxyCommandFailure:
+        """With what the command said last on standard error; what it started may hold that open."""
         ready = select.select([self.process.stderr], [], [], 1)[0]
         said = os.read(self.process.stderr.fileno(), 65536) if ready else b""
-        return " ".join(said.decode(errors="replace").split("\n")[-3:]).strip()
+        return paramiko.ProxyCommandFailure(shlex.join(self.cmd), " ".join(said.decode(errors="replace").split("\n")[-3:]).strip())
 
     def close(self):
         with suppress(ProcessLookupError):

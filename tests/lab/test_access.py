@@ -347,10 +347,10 @@ def test_a_host_through_a_proxy_command(behind, ssh_config, known_hosts):
         ("no-such-program %h", "the ProxyCommand of ssh_config_file ended (No such file or directory: no-such-program)"),
         (way.replace("10.87.0.86", "10.87.0.88"), "the ProxyCommand of ssh_config_file ended ("),
     ):
-        ssh_config.write_text(f"Host 10.87.0.87\n    ProxyCommand {program}\n")
+        ssh_config.write_text(f"Host 10.87.0.87\n    Port 2222\n    ProxyCommand {program}\n")
         begin = time.monotonic()
         _refused(_run(behind), "behind1", said)
         assert time.monotonic() - begin < 40
-    ssh_config.write_text(f"Host 10.87.0.87\n    ProxyCommand {way}\n")
+    ssh_config.write_text(f"Host 10.87.0.87\n    Port 2222\n    ProxyCommand {way}\n")
     behind.deploy()
     assert behind.changes() == []

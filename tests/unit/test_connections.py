@@ -242,6 +242,14 @@ def test_a_proxy_command_that_ends_is_told_with_its_last_words():
     assert said.startswith("i-0123 port 22: the ProxyCommand of ssh_config_file ended (TargetNotConnected): sh -c ")
 
 
+def test_a_proxy_command_that_ends_before_it_is_told_anything():
+    way = connections.ProxyCommand("sh -c 'echo TargetNotConnected >&2'")
+    way.process.wait()
+    with pytest.raises(paramiko.ProxyCommandFailure) as error:
+        way.send(b"SSH-2")
+    assert "ended (TargetNotConnected): " in explain(error.value, Target("i-0123"))
+
+
 def test_a_proxy_command_gives_what_there_is_and_waits_no_longer_than_told():
     way = connections.ProxyCommand("sh -c 'printf SSH-2; sleep 30'")
     try:
