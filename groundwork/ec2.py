@@ -31,7 +31,6 @@ from botocore.exceptions import (
     EndpointConnectionError,
     HTTPClientError,
     NoCredentialsError,
-    NoRegionError,
     PartialCredentialsError,
     ProfileNotFound,
     SSOError,
@@ -159,13 +158,13 @@ def _asked(session: boto3.Session, question: Question) -> list[Instance]:
     try:
         acting = _acting(session, question)
     except (BotoCoreError, ClientError) as error:
-        raise _refusal(error, question, "sts:AssumeRole", question.assume_role or "", None) from None
+        raise PyinfraError(f"ec2: {_why(error, question, 'sts:AssumeRole', question.assume_role or '', None)}") from None
     found = []
     for region in question.regions:
         try:
             found += _instances(acting, region, [{"Name": name, "Values": list(values)} for name, values in question.filters])
         except (BotoCoreError, ClientError) as error:
-            raise _refusal(error, question, "ec2:DescribeInstances", region, acting) from None
+            raise PyinfraError(f"ec2: {_why(error, question, 'ec2:DescribeInstances', region, acting)}") from None
     if not any(item.state == RUNNING for item in found):
         raise PyinfraError(_nothing(acting, question, found))
     return found
@@ -213,10 +212,6 @@ def _instance(item: Mapping[str, Any], region: str) -> Instance:
 # What went wrong
 
 
-def _refusal(error: Exception, question: Question, action: str, where: str, acting: boto3.Session | None) -> PyinfraError:
-    return PyinfraError(f"ec2: {_why(error, question, action, where, acting)}")
-
-
 def _why(error: Exception, question: Question, action: str, where: str, acting: boto3.Session | None) -> str:
     login = f"aws sso login --profile {question.profile}" if question.profile else "aws sts get-caller-identity"
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
@@ -226,8 +221,6 @@ def _why(error: Exception, question: Question, action: str, where: str, acting: 
         )
     if isinstance(error, (SSOError, CredentialRetrievalError)):
         return f"the AWS credentials can't be read ({error}): `{login}`"
-    if isinstance(error, NoRegionError):
-        return 'no region is set: say regions="eu-central-1", or set AWS_DEFAULT_REGION'
     if isinstance(error, (EndpointConnectionError, HTTPClientError)):
         return f"AWS does not answer in {where}: {error}"
     if not isinstance(error, ClientError):
