@@ -10,9 +10,11 @@ from tasks.app import app
 from tasks.base import base
 from tasks.chromadb import chromadb
 from tasks.docker import docker
+from tasks.inference import inference
 from tasks.mongodb import mongodb
 from tasks.nginx import nginx
 from tasks.redis import redis
+from tasks.training import training
 
 preflight()
 lock()
@@ -28,6 +30,8 @@ chromadb()
 
 stage("application")
 app()
+inference()
+training()
 
 stage("edge")
 nginx()

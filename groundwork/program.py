@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Iterable, Literal
 from pydantic import Field
 from pyinfra.api.operation import OperationMeta
 
-from groundwork import locks, uris
+from groundwork import cuda, locks, uris
 from groundwork.secrets import Secret
 from groundwork.settings import HostSettings, Port, RoleSettings, key, matching
 from groundwork.sources import SourceError, Tree, shown, tree
@@ -21,6 +21,10 @@ from operations.release import release
 
 Variable = Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "a name for an environment variable")]
 UrlPath = Annotated[str, matching(r"/[A-Za-z0-9_./~-]*", "the path of a URL such as /health")]
+ModelName = Annotated[str, matching(r"[a-z][a-z0-9-]{0,40}", "a name of lower-case letters, digits and -")]
+
+MODELS = "/srv/models"
+"""MODELS/<model>/<version>/, with the link MODELS/<model>/current: made by training, read by inference."""
 
 # gunicorn's own --check-config starts the application, too. Its environment comes later than this file: what is
 # there is that of the running release, and at the first run none.
@@ -40,6 +44,11 @@ for name, value in values.items():
         except Exception as error:
             sys.exit(f"{{sys.argv[1]}}: {{name}} = {{value!r}}: {{error}}")
 END"""
+
+
+def has_card(here: Here) -> bool:
+    """Whether programs on a host get its NVIDIA card."""
+    return "gpu" in here.roles and here.settings_of("gpu").card != "none"
 
 
 class ProgramSettings(RoleSettings):
@@ -88,11 +97,23 @@ class ProgramSettings(RoleSettings):
         Raises:
             SourceError: when the source can't be read or has no lock.
         """
-        return self._source().with_link(".venv", f"{self.root}/environments/{uv.name(self.lock(), self.python)}")
+        name = uv.name(self.lock(), self.python, self.torch_backend())
+        return self._source().with_link(".venv", f"{self.root}/environments/{name}")
 
     def lock(self) -> str:
         """The text of the lock."""
         return locks.of_tree(self._source(), self.requirements, key(type(self), "requirements"))
+
+    def cuda_build(self, here: Here) -> cuda.Build | None:
+        try:
+            return cuda.build_of(self.lock()) if self.source else None
+        except SourceError:  # which errors() tells
+            return None
+
+    def torch_backend(self) -> str | None:
+        """Which of PyTorch's own indexes its lock needs; None for none."""
+        build = cuda.build_of(self.lock())
+        return build.torch_backend if build else None
 
     def _source(self) -> Tree:
         return tree(self.source or "", self.revision)
@@ -106,6 +127,7 @@ class ProgramSettings(RoleSettings):
             python=self.python,
             build=self.build,
             link=False,
+            torch_backend=self.torch_backend(),
         )
         released = release(name="Release", tree=self.tree(), path=self.root, keep=self.keep_releases)
         return [environment, released]

@@ -91,7 +91,7 @@ class Settings(ServerSettings, MongoDBSettings):
             Directory(self.root, group="app", mode="750"),
             Directory(CONFIGURATION),
             File(
-                f"{CONFIGURATION}/environment", template="app/environment.j2", mode="600", secret=True
+                f"{CONFIGURATION}/environment", template="program/environment.j2", mode="600", secret=True
             ),
             File(
                 f"{CONFIGURATION}/gunicorn.conf.py",

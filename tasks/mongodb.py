@@ -195,7 +195,7 @@ class Settings(RoleSettings):
         return [Secret("mongodb/admin"), *(Secret(f"mongodb/{user.name}") for user in self.present)]
 
     def flows(self) -> list[Flow]:
-        return [Flow("app", self.role, self.port)]
+        return [Flow(role, self.role, self.port) for role in ("app", "training")]
 
     def errors(self, here: Here) -> Iterable[str]:
         # One that moves to another database may be there once more, absent from the one it leaves.

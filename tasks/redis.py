@@ -72,7 +72,7 @@ class Settings(RoleSettings):
         return [Secret(f"redis/{user}") for user in USERS]
 
     def flows(self) -> list[Flow]:
-        return [Flow("app", self.role, self.port)]
+        return [Flow(role, self.role, self.port) for role in ("app", "inference", "training")]
 
     def errors(self, here: Here) -> Iterable[str]:
         share = here.memory_share(self.role)
