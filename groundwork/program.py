@@ -141,11 +141,11 @@ class ProgramSettings(RoleSettings):
             secret: gives a secret's value by its name.
         """
         found = {"ENVIRONMENT": here.settings(HostSettings).environment, "LOG_LEVEL": self.log_level}
-        given = {
+        found |= self.neighbours(here, secret)
+        return found | {
             name: secret(value.name) if isinstance(value, Secret) else _text(value)
             for name, value in self.environment.items()
         }
-        return found | self.neighbours(here, secret) | given
 
     def neighbours(self, here: Here, secret: uris.Secrets) -> dict[str, str]:
         """Variables that lead to what else is in the inventory."""
@@ -169,11 +169,11 @@ class ProgramSettings(RoleSettings):
             return
         where = f"{name} = {shown(self.source)!r}"
         try:
-            missing = [name for name in self.needed if name not in locks.names(self.lock())]
+            locked = locks.names(self.lock())
         except SourceError as error:
             yield f"{where}: {error}"
             return
-        if missing:
+        if missing := [name for name in self.needed if name not in locked]:
             yield (
                 f"{where}: its lock has no {' and no '.join(missing)}, to run it with: add to the requirements, "
                 "and lock again"

@@ -14,6 +14,8 @@ SYSTEMS = {"jammy": "ubuntu", "noble": "ubuntu", "bookworm": "debian", "trixie":
 ALL_ROLES = """
     mongodb_users = [{"name": "grid_user", "database": "urban_grid_ai"}]
     app_source = "examples/app"
+    inference_source = training_source = "examples/forecast"
+    training_jobs = [{"name": "forecast", "command": ["python", "-m", "forecast.train"], "schedule": "daily"}]
     nginx_frontend = "examples/frontend"
 """
 
