@@ -10,6 +10,7 @@ from tasks.app import app
 from tasks.base import base
 from tasks.chromadb import chromadb
 from tasks.docker import docker
+from tasks.gpu import gpu
 from tasks.mongodb import mongodb
 from tasks.nginx import nginx
 from tasks.redis import redis
@@ -19,6 +20,7 @@ lock()
 
 stage("host")
 base()
+gpu()
 docker()
 
 stage("data")
