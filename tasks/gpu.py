@@ -167,16 +167,15 @@ class Settings(RoleSettings):
                 "/sys/bus/pci/devices). Where that is right, set gpu_card = False: all runs on the CPU then; else see that the "
                 "card sits well, and is passed through to the machine"
             )
-        branch = self.branch_for(here)
+        there = f"gpu_branch = {self.branch}" if self.branch else f"{self._name(here)} has {_listed(self.offered(here))}"
+        choices = (self.branch,) if self.branch else self.offered(here)
         for card in _cards(here):
             _, name, first, last, only_open = _range(card)
             who = f"the card 10de:{card} ({name})"
-            if last and last < min(self.branch or last, *self.offered(here), last):
-                yield f"gpu_card: {who} is not supported: its last driver branch was {last}, which nobody maintains. Set gpu_card = False"
-            elif last and self.branch and self.branch > last:
-                yield f"gpu_branch: {who} has no driver newer than {last}, and gpu_branch = {self.branch}"
-            if first and (branch or max(self.offered(here), default=0)) < first:
-                yield f"gpu_branch: {who} needs driver {first} or newer{self._elsewhere(here)}"
+            if last and min(choices, default=last) > last:
+                yield f"gpu_branch: {who} has no driver newer than {last}, and {there}: put another card in, or set gpu_card = False"
+            if first and max(choices, default=first) < first:
+                yield f"gpu_branch: {who} needs driver {first} or newer, and {there}{self._elsewhere(here)}"
             if self.module and only_open is not None and only_open != (self.module == "open"):
                 yield f"gpu_module: {who} has no {self.module} kernel module"
 
@@ -187,17 +186,21 @@ class Settings(RoleSettings):
             yield 'gpu_repository: on Ubuntu the distribution\'s own packages are used, whose modules are signed: take "vendor" out'
             return
         if self.branch and machine.distribution == "debian" and self.repository == "distribution" and self.branch not in offered:
-            yield f"gpu_branch: Debian {machine.codename} has {offered[0]}, and gpu_branch = {self.branch}{self._elsewhere(here)}"
-        if self.branch is None and _cards(here) and self.branch_for(here) is None:
-            asked = list(cuda.errors(self.builds(here), max(offered, default=0)))
-            why = "; ".join(asked) or "none of them knows the cards"
-            yield f"gpu_branch: there is {', '.join(map(str, offered)) or 'none'} for {machine.distribution} {machine.codename}: {why}{self._elsewhere(here)}"
+            yield f"gpu_branch: {self._name(here)} has {_listed(offered)}, and gpu_branch = {self.branch}{self._elsewhere(here)}"
+        if self.branch is None:
+            for error in cuda.errors(self.builds(here), max(offered, default=0)):
+                yield f"{error}, and {self._name(here)} has {_listed(offered)}{self._elsewhere(here)}"
         if machine.secure_boot and self.wanted(here).builds:
             yield (
                 f"gpu_card: Secure Boot is on in {here.name}, and {machine.distribution}'s module is built on the host, where "
                 "nobody signs it: the kernel would not load it. Switch Secure Boot off in the firmware, or take Ubuntu, whose "
                 "modules are signed"
             )
+
+    def _name(self, here: Here) -> str:
+        """Whose packages."""
+        machine = here.machine
+        return "NVIDIA's repository" if self.repository == "vendor" or not machine else f"{machine.distribution} {machine.codename}"
 
     def _elsewhere(self, here: Here) -> str:
         """Where there are newer branches."""
@@ -259,6 +262,10 @@ class Settings(RoleSettings):
 
 def _cards(here: Here) -> tuple[str, ...]:
     return here.machine.cards if here.machine else ()
+
+
+def _listed(branches: Iterable[int]) -> str:
+    return ", ".join(map(str, branches)) or "no driver"
 
 
 def _range(card: str) -> tuple[int, str, int | None, int | None, bool | None]:
