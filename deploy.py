@@ -10,6 +10,7 @@ from tasks.app import app
 from tasks.base import base
 from tasks.chromadb import chromadb
 from tasks.docker import docker
+from tasks.gpu import gpu
 from tasks.inference import inference
 from tasks.mongodb import mongodb
 from tasks.nginx import nginx
@@ -21,6 +22,7 @@ lock()
 
 stage("host")
 base()
+gpu()
 docker()
 
 stage("data")

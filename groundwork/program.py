@@ -48,7 +48,7 @@ END"""
 
 def has_card(here: Here) -> bool:
     """Whether programs on a host get its NVIDIA card."""
-    return "gpu" in here.roles and here.settings_of("gpu").card != "none"
+    return "gpu" in here.roles and here.settings(here.topology.roles["gpu"]).card
 
 
 class ProgramSettings(RoleSettings):
