@@ -12,6 +12,8 @@ import time
 import pytest
 from tests.lab.conftest import ROOT, Lab, changed
 
+from groundwork.templates import _jinja
+
 READINGS = 3000
 INVENTORY = """
 from lab import lab_host
@@ -180,10 +182,17 @@ def test_a_job_that_fails_leaves_the_model(box):
 
 
 def test_a_job_has_no_device(box):
-    box.root("mknod -m 666 /dev/probe c 1 5 && head -c 1 /dev/probe")
+    """Without a card none is there; with one, what is not NVIDIA's is refused, though it is there."""
+    # loop-control, by another name: what can open it is told that it can't be read.
+    assert "Invalid argument" in box.root("mknod -m 666 /dev/probe c 10 237; head -c 1 /dev/probe 2>&1 || true")
     box.root("! systemctl start training-curious")
-    assert "cannot open '/dev/probe'" in box.root("journalctl -o cat -u training-curious")
-    box.root("systemctl reset-failed")
+    assert "cannot open '/dev/probe' for reading: No such file" in box.root("journalctl -o cat -u training-curious")
+    with_card = _jinja.get_template("program/hardened.j2").render(card=True)
+    drop_in = "/run/systemd/system/training-curious.service.d"
+    box.root(f"mkdir -p {drop_in}; printf '[Service]\\nPrivateDevices=no\\n%s' {shlex.quote(with_card)} >{drop_in}/card.conf; systemctl daemon-reload")
+    box.root("! systemctl start training-curious")
+    assert "cannot open '/dev/probe' for reading: Operation not permitted" in box.root("journalctl -o cat -u training-curious")
+    box.root(f"rm -r {drop_in}; systemctl daemon-reload; systemctl reset-failed")
 
 
 def test_a_deploy_leaves_a_job_that_runs_alone(box):

@@ -116,6 +116,24 @@ def test_with_a_schedule_there_is_a_timer_and_with_a_report_a_unit_for_it():
     assert settings.services()[0] == Service("training-forecast.service", enabled=None, batch=True)
 
 
+def test_with_a_card_it_has_the_cards_devices_and_no_others():
+    settings, here = on(["training", "gpu"], gpu_card=True)
+    text = rendered(settings, here, "training-forecast.service")
+    allowed = re.findall("^DeviceAllow=(.*) rw$", text, re.MULTILINE)
+    assert allowed and all(name.startswith("char-nvidia") for name in allowed)
+    assert "DevicePolicy=closed" in text and "PrivateDevices" not in text
+    settings, here = on(["training", "gpu"], gpu_card=False)
+    assert "PrivateDevices=yes" in rendered(settings, here, "training-forecast.service")
+
+
+def test_the_role_gpu_knows_what_its_lock_was_built_for(tmp_path):
+    (tmp_path / "requirements.txt").write_text("torch==2.9.0+cu128\n")
+    settings, here = on(["training", "gpu"], training_source=str(tmp_path), gpu_card=True, gpu_branch=470)
+    assert settings.torch_backend() == "cu128" and '"cuda": "12.8"' in settings.metadata(here, settings.jobs[0])
+    gpu = here.settings(here.topology.roles["gpu"])
+    assert "training: its lock has torch for CUDA 12.8, which needs driver 525" in "\n".join(gpu.errors(here))
+
+
 def test_inference_is_told_where_it_runs_here():
     settings, here = on(groups=("training", "inference"))
     assert "try-reload-or-restart --no-block inference.service" in rendered(settings, here, "training-forecast.service")
