@@ -10,6 +10,7 @@ from tasks.app import app
 from tasks.base import base
 from tasks.chromadb import chromadb
 from tasks.docker import docker
+from tasks.link import link
 from tasks.mongodb import mongodb
 from tasks.nginx import nginx
 from tasks.redis import redis
@@ -19,6 +20,7 @@ lock()
 
 stage("host")
 base()
+link()
 docker()
 
 stage("data")
