@@ -131,3 +131,4 @@ def handshakes(interface: str, peers: dict[str, str], seconds: int = 30):
                 f"link: nothing heard from {name} in {seconds} s. Services start without it, and it comes by itself. Does that "
                 "host run, with its UDP port open to this one (EC2: its security group), and has it been deployed?"
             )
+    yield from ()
