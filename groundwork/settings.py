@@ -191,7 +191,8 @@ class HostSettings(KeyedSettings):
     """Where the host stands, such as "office". Hosts of one site reach each other by private_address; hosts of
     two sites by the private link (docs/link.md), or else by public_address. EC2's hosts need none."""
     public_address: Address | Domain | None = None
-    """Address or name by which hosts of other sites reach this one where no private link joins them."""
+    """Address or name by which hosts of other sites reach this one where no private link joins them; ec2.hosts()
+    sets it to the instance's."""
     hardware_memory: int | None = Field(default=None, ge=256)
     """MiB of memory to plan with, instead of what the host reports."""
     hardware_cores: int | None = Field(default=None, ge=1)

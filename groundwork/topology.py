@@ -246,7 +246,7 @@ class Here:
     @cached_property
     def link_address(self) -> str | None:
         """Its address on the private link, where it is on it."""
-        return self.settings(self.topology.roles[LINK]).address if LINK in self.roles else None
+        return self.settings(self.topology.roles[LINK]).address_for(self) if LINK in self.roles else None
 
     @property
     def is_dialed(self) -> bool:

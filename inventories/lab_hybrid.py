@@ -11,10 +11,10 @@ from lab import lab_host
 from lab.settings import OFFICE_PREFIX, PREFIX, SUITE
 
 _link = {"link_userspace": True}  # the lab's kernel has no WireGuard
-_data1 = lab_host("data-cloud", f"{PREFIX}.101", memory=1024, link_address="10.77.0.1", link_endpoint=f"{PREFIX}.101", **_link)
+_data1 = lab_host("data-cloud", f"{PREFIX}.101", memory=1024, link_endpoint=f"{PREFIX}.101", **_link)
 _box1 = lab_host(
     "box-office", f"{OFFICE_PREFIX}.101", suite="bookworm" if SUITE == "trixie" else "trixie", memory=4096,
-    site="office", link_address="10.77.0.2", **_link,
+    site="office", **_link,
 )  # fmt: skip
 
 # A group that is no role: what group_data/lab.py says holds for these hosts, too.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from typing import Iterable
 
@@ -33,14 +34,14 @@ class Settings(RoleSettings):
     units = (UNIT, "init.scope")
     random_secrets = True
 
-    network: Network = "10.77.0.0/24"
+    network: Network = "10.77.0.0/16"
     """The link's own network: one for all its hosts, and nowhere else in use."""
     address: Address | None = None
-    """The host's address in it. It must be set, and stays the host's."""
+    """The host's address in it; by default one that follows from the host's name, whatever other hosts there are."""
     endpoint: Address | Domain | None = None
-    """Address or name by which hosts of other sites dial this one; None where it dials out only, as from behind
-    an office's router. One host of the link at least has it. With a name, the address is the one that it had
-    when the link last came up."""
+    """Address or name by which hosts of other sites dial this one; ec2.hosts() sets it to the instance's public
+    address. None where it dials out only, as from behind an office's router; one host of the link at least has it.
+    With a name, the address is the one that it had when the link last came up."""
     port: Port = 51820
     """UDP port of a host that has an endpoint."""
     sources: list[str] = Field(default=[INTERNET], min_length=1)
@@ -64,9 +65,18 @@ class Settings(RoleSettings):
             return None
         return f"[{there.endpoint}]:{there.port}" if ":" in there.endpoint else f"{there.endpoint}:{there.port}"
 
+    def address_for(self, here: Here) -> str:
+        """The host's address in the link."""
+        if self.address:
+            return self.address
+        network = ipaddress.ip_network(self.network)
+        number = int.from_bytes(hashlib.sha256(here.name.encode()).digest(), "big")
+        # Neither the first, which is the network's name, nor the last, by which IPv4 means everybody.
+        return str(network[1 + number % (network.num_addresses - 2)])
+
     def interface(self, here: Here) -> str:
         """The host's address with the length of the network's prefix."""
-        return f"{self.address}/{ipaddress.ip_network(self.network).prefixlen}"
+        return f"{self.address_for(here)}/{ipaddress.ip_network(self.network).prefixlen}"
 
     def secrets(self, here: Here) -> list[Secret]:
         return [Secret(f"link/{host.name.lower()}") for host in [here, *self.peers(here)]]
@@ -98,7 +108,10 @@ class Settings(RoleSettings):
             said = ", ".join(f"{network} on {name}" for name, network in networks.items())
             yield f"link_network: must be one for all hosts of the link, and is {said}"
             return
-        if not any(host.is_dialed for host in hosts) and all(host.link_address for host in hosts):
+        if ipaddress.ip_network(self.network).num_addresses < 4:
+            yield f"link_network = {self.network}: has no room for two hosts"
+            return
+        if not any(host.is_dialed for host in hosts):
             yield "link_endpoint: no host of the group link has one, so that nobody can be dialed: set it where UDP comes in (the EC2 instance)"
         yield from self._address_errors(here, hosts)
         yield from self._overlaps(here)
@@ -106,13 +119,12 @@ class Settings(RoleSettings):
     def _address_errors(self, here: Here, hosts: list[Here]) -> Iterable[str]:
         network = ipaddress.ip_network(self.network)
         taken = {host.link_address: host.name for host in hosts if host is not here}
-        if self.address is None:
-            free = next((str(item) for item in network.hosts() if str(item) not in taken), "none")
-            yield f"link_address: must be set on {here.name}, for good: {free} is free"
-        elif ipaddress.ip_address(self.address) not in network or self.address in map(str, (network[0], network[-1])):
-            yield f"link_address = {self.address}: is no host's address in link_network = {self.network}"
-        elif self.address in taken:
-            yield f"link_address = {self.address}: is {taken[self.address]}'s, too"
+        own = self.address_for(here)
+        if ipaddress.ip_address(own) not in network or own in map(str, (network[0], network[-1])):
+            yield f"link_address = {own}: is no host's address in link_network = {self.network}"
+        elif own in taken:
+            free = next((str(item) for item in network.hosts() if str(item) not in {own, *taken}), "none")
+            yield f"link_address = {own}: {here.name} and {taken[own]} cannot both have it: set it on one of them, {free} is free"
 
     def _overlaps(self, here: Here) -> Iterable[str]:
         """A network that the host has another way to: its packets would go into the link, or the link's to it."""
@@ -125,7 +137,7 @@ class Settings(RoleSettings):
             except ValueError:
                 continue  # told by preflight
             if there.version == own.version and own.overlaps(there):
-                yield f"link_network = {self.network}: overlaps {network}, {what}: set another, such as 10.213.17.0/24, with its link_address on each host"
+                yield f"link_network = {self.network}: overlaps {network}, {what}: set another, such as 10.213.0.0/16"
                 return
 
 

@@ -45,7 +45,7 @@ def test_each_peer_has_been_heard_of_late(link):
 def test_it_listens_only_where_it_is_dialed(link):
     settings = link.settings("link")
     fixed = _dump(link)[0][2] == str(settings.port)
-    assert fixed == bool(settings.endpoint)
+    assert fixed == link.here.is_dialed
 
 
 def test_the_key_is_roots_alone_and_the_link_comes_with_a_boot(link):

@@ -68,6 +68,16 @@ def test_an_address_of_the_link_counts_on_its_interface_alone():
     ]  # fmt: skip
 
 
+def test_an_address_follows_from_the_name_alone():
+    def addresses(*names: str) -> dict[str, str]:
+        data = {"link_endpoint": "203.0.113.5"}
+        return {name: here.link_address for name, here in make_topology({name: (["link"], data) for name in names}).hosts.items()}
+
+    before, after = addresses("data1", "box"), addresses("aaa", "data1", "box")
+    assert before.items() <= after.items() and len(set(after.values())) == 3
+    assert all(address.startswith("10.77.") for address in after.values())
+
+
 def test_nothing_is_opened_at_the_office():
     hosts = hybrid().hosts
     assert {(o.port, o.protocol) for o in hosts["box"].openings()} == {(22, "tcp")}
@@ -93,7 +103,7 @@ def configuration(here) -> list[configparser.ConfigParser]:
 def test_the_office_dials_and_the_cloud_listens():
     hosts = hybrid().hosts
     interface, peer = configuration(hosts["box"])
-    assert "ListenPort" not in interface["Interface"] and interface["Interface"]["Address"] == "10.77.0.2/24"
+    assert "ListenPort" not in interface["Interface"] and interface["Interface"]["Address"] == "10.77.0.2/16"
     assert dict(peer["Peer"]) == {
         "publickey": public_key("value of link/data1"), "allowedips": "10.77.0.1",
         "endpoint": "203.0.113.5:51820", "persistentkeepalive": "25",
@@ -114,10 +124,10 @@ def test_a_key_is_what_wg_makes_of_it():
 @pytest.mark.parametrize(
     "cloud, office, said",
     [
-        ({"link_endpoint": "203.0.113.5"}, OFFICE, "link_address: must be set on data1, for good: 10.77.0.1 is free"),
-        ({"link_address": "10.78.0.1", **{"link_endpoint": "203.0.113.5"}}, OFFICE, "is no host's address in link_network"),
+        ({**CLOUD, "link_network": "10.77.0.0/31"}, {**OFFICE, "link_network": "10.77.0.0/31"}, "has no room for two hosts"),
+        ({"link_address": "10.78.0.1", "link_endpoint": "203.0.113.5"}, OFFICE, "is no host's address in link_network"),
         ({**CLOUD, "link_address": "10.77.0.0"}, OFFICE, "is no host's address in link_network"),
-        ({**CLOUD, "link_address": "10.77.0.2"}, OFFICE, "link_address = 10.77.0.2: is box's, too"),
+        ({**CLOUD, "link_address": "10.77.0.2"}, OFFICE, "link_address = 10.77.0.2: data1 and box cannot both have it: set it on one of them, 10.77.0.1 is free"),
         ({"link_address": "10.77.0.1"}, OFFICE, "link_endpoint: no host of the group link has one"),
         (CLOUD, {**OFFICE, "link_network": "10.78.0.0/24"}, "link_network: must be one for all"),
         (
@@ -136,19 +146,16 @@ def test_a_network_that_the_host_is_in_already():
     assert errors(topology) == []
     topology.hosts["box"].machine = replace(machine(), networks=(("10.76.0.0/15", "enp3s0"),))
     [error] = errors(topology)
-    assert error.startswith("link_network = 10.77.0.0/24: overlaps 10.76.0.0/15, the network of enp3s0 on box: set another")
+    assert error.startswith("link_network = 10.77.0.0/16: overlaps 10.76.0.0/15, the network of enp3s0 on box: set another")
 
 
 def test_no_way_from_one_site_to_another():
-    office = {**OFFICE, "link_address": None}
-    topology = make_topology({"data1": (["mongodb"], USERS), "box": (["app"], {k: v for k, v in office.items() if v})})
+    office = {"site": "office", "app_source": "examples/app"}
+    topology = make_topology({"data1": (["mongodb"], USERS), "box": (["app"], office)})
     assert any(
         error.startswith("site: box is at 'office' and finds no way to mongodb on data1 (site ''): put both into the group link")
         for error in errors(topology)
     )
-    topology.hosts["data1"].data["public_address"] = "203.0.113.5"
-    topology = make_topology(
-        {"data1": (["mongodb"], {**USERS, "public_address": "203.0.113.5"}), "box": (["app"], {k: v for k, v in office.items() if v})}
-    )
+    topology = make_topology({"data1": (["mongodb"], {**USERS, "public_address": "203.0.113.5"}), "box": (["app"], office)})
     assert not any(error.startswith("site:") for error in errors(topology))
     assert topology.hosts["box"].address("mongodb") == "203.0.113.5"
