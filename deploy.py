@@ -10,10 +10,12 @@ from tasks.app import app
 from tasks.base import base
 from tasks.chromadb import chromadb
 from tasks.docker import docker
+from tasks.inference import inference
 from tasks.link import link
 from tasks.mongodb import mongodb
 from tasks.nginx import nginx
 from tasks.redis import redis
+from tasks.training import training
 
 preflight()
 lock()
@@ -30,6 +32,8 @@ chromadb()
 
 stage("application")
 app()
+inference()
+training()
 
 stage("edge")
 nginx()

@@ -17,6 +17,7 @@ from groundwork.secrets import Secret
 from groundwork.takeover import Found, Met, refused
 
 if TYPE_CHECKING:
+    from groundwork.cuda import Build
     from groundwork.rows import Row
     from groundwork.topology import Flow, Here
 
@@ -131,6 +132,10 @@ class RoleSettings(KeyedSettings):
             for other in found.others_at(port, self.units, protocol):
                 yield refused(f"port {port} is taken by {other.name}: give it another port, or {other.stop}")
 
+    def cuda_build(self, here: Here) -> Build | None:
+        """The CUDA build that the role's lock has: groundwork.cuda.build_of(lock); the role gpu's driver must run it."""
+        return None
+
     def errors(self, here: Here) -> Iterable[str]:
         """What is wrong with this combination on this host, each a sentence that starts with a key."""
         return []
@@ -211,6 +216,9 @@ class HostSettings(KeyedSettings):
     python_index: str | Secret | None = None
     """Index that Python packages come from, such as a company's mirror; a Secret where its URL holds a
     password. By default uv's own."""
+    python_torch_index: str | Secret | None = None
+    """Mirror of PyTorch's own indexes, from which a lock's `torch==…+cu128` comes: what stands before /cu128. A
+    Secret where its URL holds a password. By default uv's own."""
     take_over: list[str] = []
     """Roles that may take over what they find on a host that is not bare, where somebody would notice: the
     run says what, and stops without this. docs/taking-over.md has the table."""
@@ -222,7 +230,8 @@ class HostSettings(KeyedSettings):
     """Set by lab_host(): what else is particular to a lab host."""
 
     def secrets(self, here: Here) -> list[Secret]:
-        return [value for value in (self.python_index, self.sudo_password) if isinstance(value, Secret)]
+        values = (self.python_index, self.python_torch_index, self.sudo_password)
+        return [value for value in values if isinstance(value, Secret)]
 
 
 def key(settings: type[KeyedSettings], field: str) -> str:

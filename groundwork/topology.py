@@ -21,8 +21,8 @@ from groundwork.takeover import Found
 S = TypeVar("S", bound=KeyedSettings)
 
 INTERNET = "internet"
-PROGRAMS = ("app",)
-"""Roles that use the stores: MongoDB, Redis, ChromaDB."""
+PROGRAMS = ("app", "inference", "training")
+"""Roles that are somebody's own programs."""
 LINK = "link"
 """The role of the private link."""
 LINK_INTERFACE = "wg-groundwork"

@@ -73,6 +73,14 @@ def chromadb(here: Here) -> dict[str, str]:
     return {"CHROMA_SERVER_HOST": address, "CHROMA_SERVER_PORT": str(_port(here, "chromadb", 8000))}
 
 
+def inference(here: Here) -> dict[str, str]:
+    """INFERENCE_URL: http://host:port, without a path."""
+    if here.address("inference") is None:
+        return {}
+    scheme = "https" if _tls(here, "inference") else "http"
+    return {"INFERENCE_URL": f"{scheme}://{_location(here, 'inference', _port(here, 'inference', 8100))}"}
+
+
 def postgresql(here: Here, user: str, database: str, secret: Secrets) -> dict[str, str]:
     """DATABASE_URL, for a user with the secret `postgresql/<user>`."""
     if here.address("postgresql") is None:

@@ -12,7 +12,7 @@ from groundwork.secrets import KEPT, Secret
 from groundwork.settings import Address, Part, Port, RoleSettings, matching
 from groundwork import takeover
 from groundwork.takeover import BEFORE, Found, Met, asked, refused, told
-from groundwork.topology import PROGRAMS, Flow, Here
+from groundwork.topology import Flow, Here
 from operations import apt, files, mongodb as database, service, sysctl, takeover as before, wait
 from operations.repository import repository
 
@@ -196,7 +196,7 @@ class Settings(RoleSettings):
         return [Secret("mongodb/admin"), *(Secret(f"mongodb/{user.name}") for user in self.present)]
 
     def flows(self) -> list[Flow]:
-        return [Flow(source, self.role, self.port, nearest=True) for source in PROGRAMS]
+        return [Flow(source, self.role, self.port, nearest=True) for source in ("app", "training")]
 
     def errors(self, here: Here) -> Iterable[str]:
         # One that moves to another database may be there once more, absent from the one it leaves.
