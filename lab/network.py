@@ -80,9 +80,11 @@ def down() -> None:
 
 
 def is_up() -> bool:
-    """Whether this lab's bridges are there and marked as ours."""
+    """Whether this lab's bridges are there and marked as ours, and its rules are."""
     labs = _labs()
-    return all(labs.get(bridge, {}).get("cache") == str(CACHE) for bridge in _BRIDGES)
+    if any(labs.get(bridge, {}).get("cache") != str(CACHE) for bridge in _BRIDGES):
+        return False
+    return OFFICE_BRIDGE in run("nft", "list", "table", "inet", NFT_TABLE, check=False)
 
 
 @contextmanager
@@ -98,7 +100,10 @@ def cut(*addresses: str) -> Iterator[None]:
     if len(addresses) > 1:
         ways = [f"{ways[0]} ip daddr {addresses[1]}", f"{ways[1]} ip saddr {addresses[1]}"]
     chain = "chain forward { type filter hook forward priority -10; " + "".join(f"{way} drop; " for way in ways) + "}"
-    nft = subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "HOME": "/dev/null"})
+    nft = subprocess.Popen(
+        ["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True,
+        env={**os.environ, "HOME": "/dev/null"},  # where it would write a history
+    )  # fmt: skip
     tables = [f"{family} {NFT_TABLE}_cut_{nft.pid}" for family in ("inet", "bridge")]  # routed, and within one bridge
     with nft:
         nft.stdin.write("".join(f"table {table} {{ flags owner; {chain}; }}\n" for table in tables))

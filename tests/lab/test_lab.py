@@ -132,6 +132,18 @@ def test_up_again_does_nothing(own):
     assert (_boot(own, "one"), _boot(own, "two")) == before
 
 
+def test_what_is_missing_of_the_networks_is_mended(own):
+    before = _boot(own, "one"), _boot(own, "office")
+    subprocess.run(["nft", "delete", "table", "inet", "groundwork_lab_10_88_7"], check=True)
+    own("up", "INVENTORY")
+    assert not _reaches(own, "one", "10.88.135.11")
+    assert (_boot(own, "one"), _boot(own, "office")) == before
+    subprocess.run(["ip", "link", "delete", "gw-10-88-135"], check=True)
+    own("up", "INVENTORY")
+    assert _reaches(own, "office", "10.88.7.11")
+    assert _boot(own, "one") == before[0] and _boot(own, "office") != before[1]
+
+
 def test_a_host_killed_hard_comes_back_with_its_files(own):
     own("ssh", "one", "echo kept >note && sync")
     for process in _processes(own, r"machine=\S+-one|gw-\S+-one"):
