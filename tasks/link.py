@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 from typing import Iterable
 
 from pydantic import Field
@@ -79,7 +80,11 @@ class Settings(RoleSettings):
         return f"{self.address_for(here)}/{ipaddress.ip_network(self.network).prefixlen}"
 
     def secrets(self, here: Here) -> list[Secret]:
-        return [Secret(f"link/{host.name.lower()}") for host in [here, *self.peers(here)]]
+        return [self.secret_of(host) for host in [here, *self.peers(here)]]
+
+    def secret_of(self, host: Here) -> Secret:
+        """A host's private key."""
+        return Secret(f"link/{re.sub('[^a-z0-9_.-]', '-', host.name.lower()).strip('-')}")
 
     def flows(self) -> list[Flow]:
         return [Flow(source, self.role, self.port, "udp") for source in self.sources if self.endpoint]

@@ -22,13 +22,13 @@ def test_the_interface_has_its_address_and_its_key(link):
     [interface] = json.loads(link.check(f"ip -j addr show {LINK_INTERFACE}"))
     found = [f"{item['local']}/{item['prefixlen']}" for item in interface["addr_info"] if item["scope"] == "global"]
     assert found == [settings.interface(link.here)]
-    assert _dump(link)[0][1] == public_key(link.secrets.value(f"link/{link.name.lower()}"))
+    assert _dump(link)[0][1] == public_key(link.secrets.value(settings.secret_of(link.here)))
 
 
 def test_it_knows_its_peers_and_nobody_else(link):
     settings = link.settings("link")
     wanted = {
-        public_key(link.secrets.value(f"link/{peer.name.lower()}")): f"{peer.link_address}/{128 if ':' in peer.link_address else 32}"
+        public_key(link.secrets.value(settings.secret_of(peer))): f"{peer.link_address}/{128 if ':' in peer.link_address else 32}"
         for peer in settings.peers(link.here)
     }
     assert {peer[0]: peer[3] for peer in _dump(link)[1:]} == wanted
