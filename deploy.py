@@ -12,6 +12,7 @@ from tasks.chromadb import chromadb
 from tasks.docker import docker
 from tasks.gpu import gpu
 from tasks.inference import inference
+from tasks.link import link
 from tasks.mongodb import mongodb
 from tasks.nginx import nginx
 from tasks.redis import redis
@@ -22,6 +23,7 @@ lock()
 
 stage("host")
 base()
+link()
 gpu()
 docker()
 

@@ -2,6 +2,7 @@
 
 from pyinfra.api import FactBase
 
+from groundwork.topology import LINK_INTERFACE
 from groundwork.topology import Machine as MachineData
 
 SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
@@ -30,6 +31,7 @@ class Machine(FactBase):
             # Its generator says that it is to run at this boot, and its last stage what came of it.
             "cd /run/cloud-init 2>/dev/null && [ -e enabled ] && { [ ! -e result.json ] || [ ! -d /var/lib/groundwork ]; } && "
             "! grep -qs '\"errors\": \\[\\]' result.json && echo booting=yes; "
+            f"ip -o route show | sed -n 's/^\\([0-9.]*\\/[0-9]*\\) .*dev \\([^ ]*\\).*/network=\\1 \\2/p' | grep -v ' {LINK_INTERFACE}$'; "
             "df --output=avail -k / | sed -n '2s/^ */disk_free=/p'"
         )
 
@@ -46,6 +48,7 @@ class Machine(FactBase):
             disk_free=int(found["disk_free"]) // 1024,
             known="known" in found,
             marks=frozenset(line[5:] for line in output if line.startswith("mark=")),
+            networks=tuple(tuple(line[8:].split()) for line in output if line.startswith("network=")),
             ssh_socket="ssh_socket" in found,
             cards=tuple(line[5:] for line in output if line.startswith("card=")),
             secure_boot="secure_boot" in found,

@@ -128,8 +128,8 @@ class RoleSettings(KeyedSettings):
 
     def taken_ports(self, found: Found) -> Iterable[Met]:
         """Programs that hold a port of the role."""
-        for port in dict.fromkeys(flow.port for flow in self.flows() if flow.role == self.role):
-            for other in found.others_at(port, self.units):
+        for port, protocol in dict.fromkeys((flow.port, flow.protocol) for flow in self.flows() if flow.role == self.role):
+            for other in found.others_at(port, self.units, protocol):
                 yield refused(f"port {port} is taken by {other.name}: give it another port, or {other.stop}")
 
     def cuda_build(self, here: Here) -> Build | None:
@@ -196,6 +196,12 @@ class HostSettings(KeyedSettings):
     """What this is: production, staging, lab; goes into the application's ENVIRONMENT."""
     private_address: Address | None = None
     """Address that the other hosts of the inventory use; by default `ssh_hostname` or the host's name."""
+    site: str = ""
+    """Where the host stands, such as "office". Hosts of one site reach each other by private_address; hosts of
+    two sites by the private link (docs/link.md), or else by public_address. EC2's hosts need none."""
+    public_address: Address | Domain | None = None
+    """Address or name by which hosts of other sites reach this one where no private link joins them; ec2.hosts()
+    sets it to the instance's."""
     hardware_memory: int | None = Field(default=None, ge=256)
     """MiB of memory to plan with, instead of what the host reports."""
     hardware_cores: int | None = Field(default=None, ge=1)

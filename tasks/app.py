@@ -36,7 +36,7 @@ class Settings(ServerSettings, MongoDBSettings):
     max_requests: int = Field(default=10000, ge=0)
     """A worker is replaced after so many requests (and up to a tenth more), against leaks; 0 for never."""
     port: Port = 8080
-    """TCP port on the private address, opened only where nginx is on another host."""
+    """TCP port, opened only where nginx is on another host."""
 
     ready_path: UrlPath | None = "/ready"
     """Answers 200 when the stores that it needs answer it; None for an application without."""
@@ -65,10 +65,9 @@ class Settings(ServerSettings, MongoDBSettings):
         return self.workers or max(1, min(2 * here.cores + 1, room))
 
     def binds(self, here: Here) -> list[str]:
-        """Where gunicorn listens: the socket, and the private address if a proxy elsewhere asks it."""
-        address = f"[{here.private_address}]" if ":" in here.private_address else here.private_address
-        elsewhere = any(peer is not here for peer in here.peers("nginx"))
-        return [f"unix:{SOCKET}", *([f"{address}:{self.port}"] if elsewhere else [])]
+        """Where gunicorn listens: the socket, and the address by which a proxy elsewhere asks it."""
+        addresses = [f"[{address}]" if ":" in address else address for address in here.binds(self.port)]
+        return [f"unix:{SOCKET}", *(f"{address}:{self.port}" for address in addresses)]
 
     def mongodb_variables(self, here: Here, secret: uris.Secrets) -> dict[str, str]:
         found = super().mongodb_variables(here, secret)
@@ -104,7 +103,7 @@ class Settings(ServerSettings, MongoDBSettings):
     def _ports_free(self, here: Here) -> str:
         if len(self.binds(here)) == 1:
             return ""
-        return f"{files.ports_free(UNIT, {self.port: 'app_port'}, [here.private_address])} || exit 1\n"
+        return f"{files.ports_free(UNIT, {self.port: 'app_port'}, here.binds(self.port))} || exit 1\n"
 
     def flows(self) -> list[Flow]:
         return [Flow("nginx", self.role, self.port)]

@@ -219,8 +219,9 @@ class Settings(RoleSettings):
 def _known_networks(here: Here) -> Iterable[tuple[str, Any]]:
     """Addresses and networks of the inventory, and whose they are."""
     for other in here.topology.hosts.values():
-        if is_address(other.private_address):
-            yield other.name, ipaddress.ip_network(other.private_address)
+        for address in (other.private_address, other.link_address):
+            if address and is_address(address):
+                yield other.name, ipaddress.ip_network(address)
         for item in other.settings(HostSettings).externals:
             yield from ((item.name, ipaddress.ip_network(network)) for network in item.networks)
 

@@ -33,12 +33,11 @@ class Settings(ServerSettings):
     workers: int = Field(default=1, ge=1)
     """Worker processes; each has the model in memory by itself."""
     port: Port = 8100
-    """TCP port, on loopback, and on the private address where other hosts have a flow."""
+    """TCP port, on loopback, and on the addresses by which other hosts have a flow."""
 
     def listens_on(self, here: Here) -> list[str]:
-        """Addresses: the private one only where another host has a flow."""
-        others = any(opening.port == self.port for opening in here.openings())
-        return ["127.0.0.1", here.private_address] if others else ["127.0.0.1"]
+        """Addresses: besides loopback those by which another host has a flow."""
+        return ["127.0.0.1", *here.binds(self.port)]
 
     def binds(self, here: Here) -> list[str]:
         """The addresses as gunicorn takes them."""
@@ -70,7 +69,7 @@ class Settings(ServerSettings):
         ]
 
     def flows(self) -> list[Flow]:
-        return [Flow("app", self.role, self.port)]
+        return [Flow("app", self.role, self.port, nearest=True)]
 
     def errors(self, here: Here) -> Iterable[str]:
         yield from super().errors(here)

@@ -140,9 +140,10 @@ class Host:
         return _reached(self.check(f"python3 - {shlex.quote(json.dumps(targets))}", stdin=KNOCK))
 
     def addresses(self) -> list[str]:
-        """Where another host could try to reach it: the private address, and IPv6."""
+        """Where another host could try to reach it: the private address, the private link's, and IPv6."""
         ipv6 = self.check("ip -6 -o addr show scope global | awk '{print $4}' | cut -d/ -f1").split()
-        return list(dict.fromkeys([self.here.private_address, *ipv6]))
+        linked = [self.here.link_address] if self.here.link_address else []
+        return list(dict.fromkeys([self.here.private_address, *linked, *ipv6]))
 
     @contextmanager
     def tunnel(self, port: int, address: str = "127.0.0.1") -> Iterator[int]:
