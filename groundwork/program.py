@@ -178,6 +178,11 @@ class ProgramSettings(RoleSettings):
                 f"{where}: its lock has no {' and no '.join(missing)}, to run it with: add to the requirements, "
                 "and lock again"
             )
+        yield from self.further_errors(here)
+
+    def further_errors(self, here: Here) -> Iterable[str]:
+        """What is wrong besides, where there is a program."""
+        return []
 
 
 class MongoDBSettings(ProgramSettings):
@@ -205,9 +210,8 @@ class MongoDBSettings(ProgramSettings):
     def neighbours(self, here: Here, secret: uris.Secrets) -> dict[str, str]:
         return self.mongodb_variables(here, secret) | self.redis_variables(here, secret)
 
-    def errors(self, here: Here) -> Iterable[str]:
-        yield from super().errors(here)
-        if self.source is not None and "MONGO_URI" not in self.environment and here.address("mongodb"):
+    def further_errors(self, here: Here) -> Iterable[str]:
+        if "MONGO_URI" not in self.environment and here.address("mongodb"):
             yield from self._mongodb_errors(here)
 
     def _mongodb_errors(self, here: Here) -> Iterable[str]:

@@ -71,8 +71,8 @@ class Settings(ServerSettings):
     def flows(self) -> list[Flow]:
         return [Flow("app", self.role, self.port, nearest=True)]
 
-    def errors(self, here: Here) -> Iterable[str]:
-        yield from super().errors(here)
+    def further_errors(self, here: Here) -> Iterable[str]:
+        yield from super().further_errors(here)
         if any(opening.port == self.port and opening.everybody for opening in here.openings()):
             yield (
                 'flows: "internet" to inference is refused, because it asks nobody for a password: '

@@ -120,8 +120,8 @@ class Settings(MongoDBSettings):
                 found.append(service.Service(f"{job.unit}-report.service", running=None, restart=False))
         return found
 
-    def errors(self, here: Here) -> Iterable[str]:
-        yield from super().errors(here)
+    def further_errors(self, here: Here) -> Iterable[str]:
+        yield from super().further_errors(here)
         if not self.jobs:
             yield 'training_jobs is not set: it names the jobs, such as [{"name": "forecast", "command": ["python", "-m", "forecast.train"]}]'
         for what in ("name", "model"):
