@@ -12,6 +12,7 @@ from pydantic import Field
 from pyinfra.api.operation import OperationMeta
 
 from groundwork import cuda, locks, uris
+from groundwork.rows import File, Row
 from groundwork.secrets import Secret
 from groundwork.settings import HostSettings, Port, RoleSettings, key, matching
 from groundwork.sources import SourceError, Tree, shown, tree
@@ -49,6 +50,12 @@ END"""
 def has_card(here: Here) -> bool:
     """Whether programs on a host get its NVIDIA card."""
     return "gpu" in here.roles and here.settings(here.topology.roles["gpu"]).card
+
+
+def card_rows(here: Here) -> list[Row]:
+    """What a host needs for programs that use its card."""
+    unit = "/etc/systemd/system/groundwork-cuda.service"
+    return [File(unit, template="program/groundwork-cuda.service.j2")] if has_card(here) else []
 
 
 class ProgramSettings(RoleSettings):

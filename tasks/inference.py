@@ -7,7 +7,7 @@ from typing import Iterable
 from pydantic import Field
 
 from groundwork import uris
-from groundwork.program import MODELS, ModelName, ServerSettings, has_card
+from groundwork.program import MODELS, ModelName, ServerSettings, card_rows, has_card
 from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
 from groundwork.settings import Port
@@ -60,6 +60,7 @@ class Settings(ServerSettings):
                 template="inference/gunicorn.conf.py.j2",
                 check=f"{free} || exit 1\n{self.gunicorn_check()}",
             ),
+            *card_rows(here),
             File(
                 f"/etc/systemd/system/{UNIT}",
                 template="inference/inference.service.j2",

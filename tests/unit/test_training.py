@@ -122,8 +122,10 @@ def test_with_a_card_it_has_the_cards_devices_and_no_others():
     allowed = re.findall("^DeviceAllow=(.*) rw$", text, re.MULTILINE)
     assert allowed and all(name.startswith("char-nvidia") for name in allowed)
     assert "DevicePolicy=closed" in text and "PrivateDevices" not in text
+    assert "Wants=network-online.target groundwork-cuda.service" in text and "mknod" in rendered(settings, here, "groundwork-cuda.service")
     settings, here = on(["training", "gpu"], gpu_card=False)
     assert "PrivateDevices=yes" in rendered(settings, here, "training-forecast.service")
+    assert not [row for row in settings.files(here) if "groundwork-cuda" in row.path]
 
 
 def test_the_role_gpu_knows_what_its_lock_was_built_for(tmp_path):
