@@ -10,6 +10,7 @@ from tasks.app import app
 from tasks.base import base
 from tasks.chromadb import chromadb
 from tasks.docker import docker
+from tasks.gpu import gpu
 from tasks.inference import inference
 from tasks.link import link
 from tasks.mongodb import mongodb
@@ -23,6 +24,7 @@ lock()
 stage("host")
 base()
 link()
+gpu()
 docker()
 
 stage("data")

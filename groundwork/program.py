@@ -12,6 +12,7 @@ from pydantic import Field
 from pyinfra.api.operation import OperationMeta
 
 from groundwork import cuda, locks, uris
+from groundwork.rows import File, Row
 from groundwork.secrets import Secret
 from groundwork.settings import HostSettings, Port, RoleSettings, key, matching
 from groundwork.sources import SourceError, Tree, shown, tree
@@ -48,7 +49,13 @@ END"""
 
 def has_card(here: Here) -> bool:
     """Whether programs on a host get its NVIDIA card."""
-    return "gpu" in here.roles and here.settings_of("gpu").card != "none"
+    return "gpu" in here.roles and here.settings(here.topology.roles["gpu"]).card
+
+
+def card_rows(here: Here) -> list[Row]:
+    """What a host needs for programs that use its card."""
+    unit = "/etc/systemd/system/groundwork-cuda.service"
+    return [File(unit, template="program/groundwork-cuda.service.j2")] if has_card(here) else []
 
 
 class ProgramSettings(RoleSettings):
@@ -141,11 +148,11 @@ class ProgramSettings(RoleSettings):
             secret: gives a secret's value by its name.
         """
         found = {"ENVIRONMENT": here.settings(HostSettings).environment, "LOG_LEVEL": self.log_level}
-        given = {
+        found |= self.neighbours(here, secret)
+        return found | {
             name: secret(value.name) if isinstance(value, Secret) else _text(value)
             for name, value in self.environment.items()
         }
-        return found | self.neighbours(here, secret) | given
 
     def neighbours(self, here: Here, secret: uris.Secrets) -> dict[str, str]:
         """Variables that lead to what else is in the inventory."""
@@ -169,15 +176,20 @@ class ProgramSettings(RoleSettings):
             return
         where = f"{name} = {shown(self.source)!r}"
         try:
-            missing = [name for name in self.needed if name not in locks.names(self.lock())]
+            locked = locks.names(self.lock())
         except SourceError as error:
             yield f"{where}: {error}"
             return
-        if missing:
+        if missing := [name for name in self.needed if name not in locked]:
             yield (
                 f"{where}: its lock has no {' and no '.join(missing)}, to run it with: add to the requirements, "
                 "and lock again"
             )
+        yield from self.further_errors(here)
+
+    def further_errors(self, here: Here) -> Iterable[str]:
+        """What is wrong besides, where there is a program."""
+        return []
 
 
 class MongoDBSettings(ProgramSettings):
@@ -205,9 +217,8 @@ class MongoDBSettings(ProgramSettings):
     def neighbours(self, here: Here, secret: uris.Secrets) -> dict[str, str]:
         return self.mongodb_variables(here, secret) | self.redis_variables(here, secret)
 
-    def errors(self, here: Here) -> Iterable[str]:
-        yield from super().errors(here)
-        if self.source is not None and "MONGO_URI" not in self.environment and here.address("mongodb"):
+    def further_errors(self, here: Here) -> Iterable[str]:
+        if "MONGO_URI" not in self.environment and here.address("mongodb"):
             yield from self._mongodb_errors(here)
 
     def _mongodb_errors(self, here: Here) -> Iterable[str]:

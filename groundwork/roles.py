@@ -10,7 +10,7 @@ from pyinfra.api.deploy import deploy
 
 from groundwork.settings import RoleSettings
 
-ORDER = ("base", "link", "docker", "mongodb", "redis", "chromadb", "app", "inference", "training", "nginx")
+ORDER = ("base", "link", "gpu", "docker", "mongodb", "redis", "chromadb", "app", "inference", "training", "nginx")
 
 
 @cache

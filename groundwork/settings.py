@@ -136,6 +136,10 @@ class RoleSettings(KeyedSettings):
         """The CUDA build that the role's lock has: groundwork.cuda.build_of(lock); the role gpu's driver must run it."""
         return None
 
+    def container_runtimes(self, here: Here) -> dict[str, str]:
+        """Runtimes for Docker's containers that the role brings: name -> program."""
+        return {}
+
     def errors(self, here: Here) -> Iterable[str]:
         """What is wrong with this combination on this host, each a sentence that starts with a key."""
         return []

@@ -95,6 +95,10 @@ class Machine:
     """Networks that it has routes to, each with its interface, without the private link's."""
     ssh_socket: bool = False
     """systemd listens for sshd (ssh.socket), as Ubuntu 24.04 has it."""
+    cards: tuple[str, ...] = ()
+    """PCI device ids of NVIDIA's cards, such as 2684."""
+    secure_boot: bool = False
+    """The firmware lets the kernel load signed modules only."""
     booting: bool = False
     """cloud-init still works; or, when Groundwork has never been here, it has ended with errors."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from fnmatch import fnmatchcase
 from typing import Iterable, Mapping
 
 from pyinfra import host, state
@@ -76,7 +77,8 @@ def packages(
     configuration files are kept where they were changed.
 
     Args:
-        present: names, or name -> version (None for any). A version that differs is installed.
+        present: names, or name -> version (None for any; 535.309.01-* for any that begins so). A version that
+            differs is installed.
         held: keep apt from upgrading them (`apt-mark hold`).
         upgrade_once: upgrade everything first, once in a host's life.
         recommends: install what the packages recommend, too.
@@ -106,6 +108,13 @@ def packages(
         yield f"apt-mark hold {' '.join(unheld)} >/dev/null"
 
 
+def fresh_lists(now: AptState):
+    """The commands after which apt can be asked what there is."""
+    yield from _unlocked()
+    yield from _repaired(now)
+    yield from _updated(now)
+
+
 def _unlocked():
     """Wait for another apt where it is seen: what commands print is shown with -vvv only."""
     if state.is_executing:
@@ -116,7 +125,7 @@ def _unlocked():
 
 def _differs(now: AptState, name: str, version: str | None) -> bool:
     installed = now.versions.get(name)
-    return installed is None or (version is not None and installed != version)
+    return installed is None or (version is not None and not fnmatchcase(installed, version))
 
 
 def _argument(name: str, version: str | None) -> str:
@@ -128,7 +137,10 @@ def _available(pinned: list[str], setting: str) -> str:
 
     The lists may be hours old: they are fetched before anything is said not to exist.
     """
-    has = 'apt-cache madison "$name" | awk -v v="$version" \'$3 == v { found = 1 } END { exit !found }\''
+    has = (
+        'apt-cache madison "$name" | awk -v v="$version" \'BEGIN { any = sub(/[*]$/, "", v) } '
+        "$3 == v || any && index($3, v) == 1 { found = 1 } END { exit !found }'"
+    )
     every = 'apt-cache madison "$name" | awk \'!seen[$3]++ { print $3 }\' | head -n 20 | paste -sd" "'
     return (
         f"for item in {' '.join(map(shlex.quote, pinned))}; do name=${{item%%=*}}; version=${{item#*=}}; "

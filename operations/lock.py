@@ -246,6 +246,21 @@ def release() -> None:
         _held.pop(name).close()
 
 
+def goes_down(item) -> None:
+    """The host is about to be rebooted by this run: that its lock ends with it is no loss."""
+    _held.pop(item.name, None)
+
+
+def again(item) -> str | None:
+    """Lock a host that was rebooted, if this run had locked it. Gives why it could not be."""
+    end = time.monotonic() + MOMENT
+    while item.name in _wanted and (answer := _take(item)) is not None:
+        if time.monotonic() > end:
+            return _message(item, answer)
+        time.sleep(1)
+    return None
+
+
 class _Ends(BaseStateCallback):
     """Gives the lock free at the end of a run, and not where an operation was cut off."""
 

@@ -108,8 +108,8 @@ class Settings(ServerSettings, MongoDBSettings):
     def flows(self) -> list[Flow]:
         return [Flow("nginx", self.role, self.port)]
 
-    def errors(self, here: Here) -> Iterable[str]:
-        yield from super().errors(here)
+    def further_errors(self, here: Here) -> Iterable[str]:
+        yield from super().further_errors(here)
         room = here.memory_share(self.role)
         if self.workers and self.workers * self.worker_memory > room:
             yield (

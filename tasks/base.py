@@ -89,9 +89,6 @@ rm -rf $d; echo "$said" | sed "s|$d/candidate.conf|{}|" | grep -F "{}"; [ $? = 1
 # What reads it is Python, too: where there is no PyYAML there is no cloud-init.
 YAML = "! python3 -c 'import yaml' 2>/dev/null || python3 -c 'import sys, yaml; yaml.safe_load(open(sys.argv[1]))' {}"
 
-# modprobe, too, ignores a line that it does not understand, with a warning.
-MODPROBE = "[ ! -e /sbin/modprobe ] || ! modprobe -C {} -c 2>&1 >/dev/null | grep ."
-
 MODULES = ("dccp", "rds", "sctp", "tipc", "cramfs", "freevxfs", "hfs", "hfsplus", "jffs2")
 """Protocols and file systems that no server of ours speaks; the kernel would load their modules for anybody."""
 
@@ -303,7 +300,6 @@ class Settings(RoleSettings):
                 "/etc/modprobe.d/groundwork.conf",
                 template="base/modprobe.conf.j2",
                 variables={"modules": MODULES},
-                check=MODPROBE,
             ),
             File("/etc/security/limits.d/groundwork.conf", template="base/limits.conf.j2"),
             *self._fail2ban_files(here),
@@ -361,7 +357,6 @@ class Settings(RoleSettings):
                 "/etc/apt/apt.conf.d/52groundwork",
                 template="base/apt.conf.j2",
                 variables={"origins": security_origins(machine)},
-                check="APT_CONFIG={} apt-config dump >/dev/null",
             ),
             Directory("/etc/systemd/journald.conf.d"),
             File(

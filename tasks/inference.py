@@ -7,7 +7,7 @@ from typing import Iterable
 from pydantic import Field
 
 from groundwork import uris
-from groundwork.program import MODELS, ModelName, ServerSettings, has_card
+from groundwork.program import MODELS, ModelName, ServerSettings, card_rows, has_card
 from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
 from groundwork.settings import Port
@@ -60,6 +60,7 @@ class Settings(ServerSettings):
                 template="inference/gunicorn.conf.py.j2",
                 check=f"{free} || exit 1\n{self.gunicorn_check()}",
             ),
+            *card_rows(here),
             File(
                 f"/etc/systemd/system/{UNIT}",
                 template="inference/inference.service.j2",
@@ -71,8 +72,8 @@ class Settings(ServerSettings):
     def flows(self) -> list[Flow]:
         return [Flow("app", self.role, self.port, nearest=True)]
 
-    def errors(self, here: Here) -> Iterable[str]:
-        yield from super().errors(here)
+    def further_errors(self, here: Here) -> Iterable[str]:
+        yield from super().further_errors(here)
         if any(opening.port == self.port and opening.everybody for opening in here.openings()):
             yield (
                 'flows: "internet" to inference is refused, because it asks nobody for a password: '

@@ -8,7 +8,7 @@ from typing import Annotated, Iterable
 
 from pydantic import AfterValidator, Field
 
-from groundwork.program import MODELS, ModelName, MongoDBSettings, has_card
+from groundwork.program import MODELS, ModelName, MongoDBSettings, card_rows, has_card
 from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
 from groundwork.settings import Part, matching
@@ -96,6 +96,7 @@ class Settings(MongoDBSettings):
             File(f"{CONFIGURATION}/environment", template="program/environment.j2", mode="600", secret=True),
             Directory(files.LIB),
             File(RUN, source="training/run", mode="755"),
+            *card_rows(here),
             *(row for job in self.jobs for row in self._units(here, job)),
         ]
 
@@ -120,8 +121,8 @@ class Settings(MongoDBSettings):
                 found.append(service.Service(f"{job.unit}-report.service", running=None, restart=False))
         return found
 
-    def errors(self, here: Here) -> Iterable[str]:
-        yield from super().errors(here)
+    def further_errors(self, here: Here) -> Iterable[str]:
+        yield from super().further_errors(here)
         if not self.jobs:
             yield 'training_jobs is not set: it names the jobs, such as [{"name": "forecast", "command": ["python", "-m", "forecast.train"]}]'
         for what in ("name", "model"):

@@ -27,6 +27,7 @@ architecture=amd64
 cores=2
 memory=4194304
 container=none
+card=2684
 disk_free=20971520{more}"""
 _host = ("@fake/one", {{
     "private_address": "10.0.0.5",
