@@ -14,7 +14,7 @@ import operations.report
 from facts.gpu import REBOOTED, Available, Card, Cards, Driver, DriverState, Smi
 from facts.machine import Machine
 from groundwork.cuda import Build
-from groundwork.rows import Absent, File
+from groundwork.rows import Absent
 from groundwork.templates import render
 from groundwork.topology import SettingsError
 from operations import gpu, reboot
@@ -240,13 +240,8 @@ def test_limits_are_set_seen_and_taken_back(make):
     set_ = unit(make(gpu_power_limit=250, gpu_clocks=[210, 1410]), "groundwork-gpu.service")["Service"]["ExecStart"]
     assert "/usr/bin/nvidia-smi -pl 250" in set_ and "/usr/bin/nvidia-smi -lgc 210,1410" in set_ and "grep -vx 250.00" in set_
     none = unit(make(), "groundwork-gpu.service")["Service"]["ExecStart"]
+    assert none.startswith("/usr/bin/nvidia-smi -pm 1") and set_.startswith("/usr/bin/nvidia-smi -pm 1")
     assert "nvidia-smi -rgc" in none and "-pl $$watts" in none and "-pl 2" not in none
-
-
-def test_only_ubuntus_persistence_daemon_must_be_told_to_persist(make):
-    assert "--persistence-mode" in rendered(make("noble"), "nvidia-persistenced.service.d/groundwork.conf")
-    here = make("bookworm")
-    assert not [row for row in here.settings(Settings).files(here) if isinstance(row, File) and "persistenced" in row.path]
 
 
 @pytest.mark.parametrize("card, runtimes", [(True, {"nvidia": {"path": "nvidia-container-runtime"}}), (False, None)])
