@@ -139,10 +139,8 @@ class Settings(RoleSettings):
         """The branch to install; None where none fits."""
         if self.branch is not None:
             return self.branch
-        ranges = [_range(card) for card in _cards(here)]
-        first = max((item[2] or 0 for item in ranges), default=0)
-        last = min((item[3] for item in ranges if item[3]), default=None)
-        return cuda.branch([number for number in self.offered(here) if number >= first], self.builds(here).values(), last)
+        last = min((branch for card in _cards(here) if (branch := _range(card)[3])), default=None)
+        return cuda.branch(self.offered(here), self.builds(here).values(), last)
 
     def wanted(self, here: Here) -> driver.Wanted:
         """The driver to install."""

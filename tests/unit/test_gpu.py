@@ -312,6 +312,8 @@ def test_why_a_driver_does_not_work():
     agree = DriverState("6.8.0-45-generic", loaded="580.95.05", module="580.95.05", libraries="580.95.05")
     assert explained(Smi().process([*GOOD, "exit=0"]), agree) == "" == reason(agree)
     old = DriverState("6.8.0-45-generic", loaded="580.65.06", module="580.95.05", libraries="580.95.05")
+    # Where the kernel does not tell, nvidia-smi does.
+    assert explained(Smi().process([*MISMATCH, "exit=18"]), DriverState(libraries="580.95.05")).startswith("Driver/library version mismatch")
     for found in (Smi().process([*MISMATCH, "exit=18"]), Smi().process([*GOOD, "exit=0"])):
         said = explained(found, old)
         assert said.startswith("Driver/library version mismatch: the kernel has the module of driver 580.65.06") and "gpu_reboot=True" in said

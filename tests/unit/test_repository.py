@@ -75,10 +75,10 @@ L|deb [arch=amd64 signed-by=/usr/share/keyrings/debian.gpg] http://mirror.exampl
 L|deb-src http://mirror.example/debian bookworm main
 F|/etc/apt/sources.list.d/debian.sources
 L|Types: deb deb-src
-L|# a comment
 L|URIs: http://mirror.example/debian
 L|Suites: bookworm bookworm-updates
 L|Components: main
+L|# a comment
 L| contrib
 L|Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 L|
