@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from pyinfra.api.exceptions import ConnectError
 
 import operations.report
 from facts.gpu import REBOOTED, Available, Card, Cards, Driver, DriverState, Smi
@@ -386,6 +387,24 @@ def test_a_reboot_where_only_that_helps_and_only_once(boots):
 def test_nouveau_goes_out_of_the_initramfs_first(boots):
     commands = boots([DriverState("k", nouveau=True, stale_initramfs=True)])
     assert commands[0] == "update-initramfs -u -k all" and "_reboot" in commands[-1]
+
+
+def test_a_host_that_only_answers_again_is_not_up_yet(monkeypatch):
+    clock, answers, connects = [0.0], ["before", "", None, "after"], []
+
+    def connect(**_):
+        connects.append(1)
+        if answers[0] is None:
+            answers.pop(0)
+            raise ConnectError("refused")
+
+    fake = SimpleNamespace(connect=connect)
+    monkeypatch.setattr(reboot, "_hang_up", lambda host: None)
+    monkeypatch.setattr(reboot, "_boot", lambda host: answers.pop(0))
+    monkeypatch.setattr(reboot, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda s: clock.__setitem__(0, clock[0] + s)))
+    assert reboot._comes_up(fake, "before", 60) and len(connects) == 4
+    answers[:] = ["before"] * 99
+    assert not reboot._comes_up(fake, "before", 60)
 
 
 def test_no_reboot_in_the_run_that_moves_sshd(boots, monkeypatch):
