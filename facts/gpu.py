@@ -51,7 +51,9 @@ class Driver(FactBase):
             "sed -n 's/^installed linux-image-\\([a-z]\\)/image=\\1/p'; "
             "[ -d /sys/module/nouveau ] && echo nouveau=yes; "
             "sed 's/^/loaded=/' /sys/module/nvidia/version 2>/dev/null; "
-            "PATH=$PATH:/usr/sbin:/sbin modinfo -F version nvidia 2>/dev/null | sed 's/^/module=/'; "
+            # Debian's file has another name, which modprobe knows and modinfo does not.
+            "PATH=$PATH:/usr/sbin:/sbin; for name in nvidia nvidia-current-open nvidia-current; do "
+            "modinfo -F version $name 2>/dev/null && break; done | sed 's/^/module=/'; "
             # The soname is a link to the file that has the version in its name; on Debian by way of an alternative.
             "for link in /usr/lib/*-linux-gnu/libnvidia-ml.so.1; do readlink -e $link; done | "
             "sed -n 's/.*libnvidia-ml\\.so\\./libraries=/p'; "

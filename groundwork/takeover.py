@@ -170,6 +170,8 @@ class Found:
     mongodb: MongoDB = field(default_factory=MongoDB)
     redis: Redis = field(default_factory=Redis)
     docker: Docker = field(default_factory=Docker)
+    nvidia_program: bool = False
+    """NVIDIA's driver was installed by its own program, which no package knows of."""
 
     def others_at(self, port: int, units: Iterable[str], protocol: str = "tcp") -> list[Listener]:
         """Programs at a port, but for those of these units."""

@@ -14,7 +14,7 @@ _link = {"link_userspace": True}  # the lab's kernel has no WireGuard
 _data1 = lab_host("data-cloud", f"{PREFIX}.101", memory=1024, link_endpoint=f"{PREFIX}.101", **_link)
 _box1 = lab_host(
     "box-office", f"{OFFICE_PREFIX}.101", suite="bookworm" if SUITE == "trixie" else "trixie", memory=4096,
-    site="office", **_link,
+    site="office", gpu_card=False, **_link,  # the lab has no card
 )  # fmt: skip
 
 # A group that is no role: what group_data/lab.py says holds for these hosts, too.
@@ -22,6 +22,7 @@ lab = [_data1, _box1]
 
 link = [_data1, _box1]
 mongodb = [_data1]
+gpu = [_box1]
 redis = [_box1]
 training = [_box1]
 inference = [_box1]

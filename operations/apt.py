@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Iterable, Mapping
 
@@ -86,6 +87,18 @@ def packages(
     """
     wanted = dict(present) if isinstance(present, Mapping) else dict.fromkeys(present)
     now = host.get_fact(Apt, packages=sorted(wanted)) or AptState()
+    yield from install(wanted, now, held, upgrade_once, recommends, setting)
+
+
+def install(
+    wanted: Mapping[str, str | None],
+    now: AptState,
+    held: bool = False,
+    upgrade_once: bool = False,
+    recommends: bool = True,
+    setting: str = "a package's version",
+):
+    """The commands of `packages`, for an operation that has asked already."""
     missing = [name for name in wanted if _differs(now, name, wanted[name])]
     first = upgrade_once and not now.upgraded
     if missing or first or now.broken:
@@ -109,10 +122,11 @@ def packages(
 
 
 def fresh_lists(now: AptState):
-    """The commands after which apt can be asked what there is."""
+    """The commands after which apt can be asked what there is; gives the state that they leave."""
     yield from _unlocked()
     yield from _repaired(now)
     yield from _updated(now)
+    return replace(now, guard_left=False, broken=False, sources_newer=False, lists_age=0)
 
 
 def _unlocked():

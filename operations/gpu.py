@@ -95,13 +95,13 @@ def driver(wanted: Wanted):
     found = host.get_fact(Apt, packages=sorted(packages)) or AptState()
     missing = [name for name in packages if name not in found.versions]
     if missing:
-        yield from apt.fresh_lists(found)
+        found = yield from apt.fresh_lists(found)
         if state.is_executing:
             available = host.get_fact(Available, packages=missing)
             if lacking := [name for name in missing if name not in available]:
                 yield stop(_not_available(wanted, now.kernel, lacking))
                 return
-    yield from apt.packages._inner(present=packages, held=True, recommends=False, setting="gpu_version")
+    yield from apt.install(packages, found, held=True, recommends=False, setting="gpu_version")
 
 
 def _not_available(wanted: Wanted, kernel: str, lacking: list[str]) -> str:

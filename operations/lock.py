@@ -307,8 +307,9 @@ def _watch(item, line: _Line) -> None:
 
 def _lost(item, line: _Line) -> None:
     """Say why the lock is lost, and end the run on this host."""
-    if _held.pop(item.name, None) is not line:
-        return
+    if _held.get(item.name) is not line:
+        return  # given free, or another one since
+    del _held[item.name]
     lost = "the connection was lost (the host went down, or does not answer)" if line.is_dead else "its lock was taken away"
     item.log(
         f"  {item.name}: {lost}. This run is over here; what it had begun is finished by the next one. Run it again "

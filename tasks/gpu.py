@@ -12,6 +12,7 @@ from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Row
 from groundwork.settings import RoleSettings, matching
 from groundwork.sources import SourceError
+from groundwork.takeover import Found, Met, asked, refused
 from groundwork.topology import Here
 from operations import apt, files, gpu as driver, service
 from operations.repository import components, repository
@@ -103,6 +104,17 @@ class Settings(RoleSettings):
     clocks: tuple[Clock, Clock] | None = None
     """Least and most of the graphics clock in MHz: (210, 1410). By default the card's own."""
 
+    def meets(self, found: Found, here: Here) -> Iterable[Met]:
+        if not self.card:
+            return
+        if found.nvidia_program:
+            yield refused("NVIDIA's driver was installed by its own program, beside which its packages don't work: `nvidia-uninstall`, reboot")
+        if there := sorted(name for name in found.packages if name.startswith("nvidia-")):
+            yield asked(
+                f"NVIDIA's driver is there ({', '.join(there)}): what can't be beside gpu_branch's packages for servers is removed, a "
+                "desktop's among them, and what uses the GPU is cut off by the reboot that it takes"
+            )
+
     # Which driver
 
     def builds(self, here: Here) -> dict[str, Build]:
@@ -127,10 +139,8 @@ class Settings(RoleSettings):
         """The branch to install; None where none fits."""
         if self.branch is not None:
             return self.branch
-        ranges = [_range(card) for card in _cards(here)]
-        first = max((item[2] or 0 for item in ranges), default=0)
-        last = min((item[3] for item in ranges if item[3]), default=None)
-        return cuda.branch([number for number in self.offered(here) if number >= first], self.builds(here).values(), last)
+        last = min((branch for card in _cards(here) if (branch := _range(card)[3])), default=None)
+        return cuda.branch(self.offered(here), self.builds(here).values(), last)
 
     def wanted(self, here: Here) -> driver.Wanted:
         """The driver to install."""
@@ -216,7 +226,8 @@ class Settings(RoleSettings):
         ubuntu = bool(here.machine and here.machine.distribution == "ubuntu")
         held = [*HELD, *(HELD_KERNEL if ubuntu and self.card else ())]
         rows: list[Row] = [File(self.mark, template="gpu/apt.conf.j2", variables={"packages": held})]
-        return [*rows, *self.driver_files(), *self.unit_files(ubuntu)] if self.card else rows
+        unit = File("/etc/systemd/system/groundwork-gpu.service", template="gpu/groundwork-gpu.service.j2")
+        return [*rows, *self.driver_files(), unit] if self.card else rows
 
     def driver_files(self) -> list[Row]:
         """Files that must be there before the driver is."""
@@ -226,16 +237,6 @@ class Settings(RoleSettings):
             File(driver.BLACKLIST, template="gpu/modprobe.conf.j2"),
             File(pinned, template="gpu/preferences.j2") if self.version else Absent(pinned),
         ]
-
-    def unit_files(self, ubuntu: bool) -> list[Row]:
-        """Units, which come after what they run."""
-        directory = "/etc/systemd/system/nvidia-persistenced.service.d"
-        persistence: list[Row] = [
-            Directory(directory),
-            File(f"{directory}/groundwork.conf", template="gpu/nvidia-persistenced.service.j2"),
-        ]
-        unit = File("/etc/systemd/system/groundwork-gpu.service", template="gpu/groundwork-gpu.service.j2")
-        return [*(persistence if ubuntu else []), unit]
 
     def repository_for(self, here: Here) -> dict[str, Any]:
         """Arguments for operations.repository: NVIDIA's for this distribution."""

@@ -66,11 +66,12 @@ def test_the_hosts_reach_each_other_by_flows_alone(base, hosts):
     others = [host for host in hosts.values() if host.name != base.name]
     if not others:
         pytest.skip("one host")
-    own = base.addresses()
+    own = [*base.addresses(), *([base.here.link_address] if base.here.link_address else [])]
     forbidden, allowed = set(), set()
     for other in others:
         listening = set(other.listening())
-        for address in other.addresses():
+        linked = [other.here.link_address] if base.here.is_linked(other.here) else []
+        for address in [*other.addresses(), *linked]:
             sources = [source for source in own if (":" in source) == (":" in address)]
             if other.here.link_address:  # whose addresses count on the link alone
                 sources = [source for source in sources if (source == base.here.link_address) == (address == other.here.link_address)]

@@ -32,7 +32,7 @@ REBOOT = """
 files.table(name="Before", rows=[File("/run/before", content="before")], settings=None)
 reboot.reboot(name="Reboot", why="to see one", seconds=120)
 files.table(name="After", rows=[File("/run/after", content="after")], settings=None)
-server.shell(name="Lock", commands=["flock -n /run/groundwork/run.lock touch /run/unlocked; true"])
+server.shell(name="Lock", commands=["mkdir -p /run/groundwork; flock -n /run/groundwork/run.lock touch /run/unlocked; true"])
 """
 
 # What the role does with a card, up to where there is need of one.
@@ -118,7 +118,6 @@ def test_a_reboot_in_a_run_is_waited_for_and_the_run_goes_on(box, tmp_path):
     # /run is empty after a boot: the first file went with it, the second came after. The lock was taken again.
     assert box.ssh(HOST, "ls /run/before /run/after /run/unlocked", check=False).stdout == "/run/after\n"
     assert box.ssh(HOST, "systemctl is-system-running", check=False).stdout in ("running\n", "degraded\n")
-    assert box.changes() == []
 
 
 def _run(box: Lab, tmp_path, operations: str):

@@ -9,12 +9,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from pyinfra.api.exceptions import ConnectError
 
 import operations.report
 from facts.gpu import REBOOTED, Available, Card, Cards, Driver, DriverState, Smi
 from facts.machine import Machine
 from groundwork.cuda import Build
-from groundwork.rows import Absent, File
+from groundwork.rows import Absent
 from groundwork.templates import render
 from groundwork.topology import SettingsError
 from operations import gpu, reboot
@@ -240,13 +241,8 @@ def test_limits_are_set_seen_and_taken_back(make):
     set_ = unit(make(gpu_power_limit=250, gpu_clocks=[210, 1410]), "groundwork-gpu.service")["Service"]["ExecStart"]
     assert "/usr/bin/nvidia-smi -pl 250" in set_ and "/usr/bin/nvidia-smi -lgc 210,1410" in set_ and "grep -vx 250.00" in set_
     none = unit(make(), "groundwork-gpu.service")["Service"]["ExecStart"]
+    assert none.startswith("/usr/bin/nvidia-smi -pm 1") and set_.startswith("/usr/bin/nvidia-smi -pm 1")
     assert "nvidia-smi -rgc" in none and "-pl $$watts" in none and "-pl 2" not in none
-
-
-def test_only_ubuntus_persistence_daemon_must_be_told_to_persist(make):
-    assert "--persistence-mode" in rendered(make("noble"), "nvidia-persistenced.service.d/groundwork.conf")
-    here = make("bookworm")
-    assert not [row for row in here.settings(Settings).files(here) if isinstance(row, File) and "persistenced" in row.path]
 
 
 @pytest.mark.parametrize("card, runtimes", [(True, {"nvidia": {"path": "nvidia-container-runtime"}}), (False, None)])
@@ -317,6 +313,8 @@ def test_why_a_driver_does_not_work():
     agree = DriverState("6.8.0-45-generic", loaded="580.95.05", module="580.95.05", libraries="580.95.05")
     assert explained(Smi().process([*GOOD, "exit=0"]), agree) == "" == reason(agree)
     old = DriverState("6.8.0-45-generic", loaded="580.65.06", module="580.95.05", libraries="580.95.05")
+    # Where the kernel does not tell, nvidia-smi does.
+    assert explained(Smi().process([*MISMATCH, "exit=18"]), DriverState(libraries="580.95.05")).startswith("Driver/library version mismatch")
     for found in (Smi().process([*MISMATCH, "exit=18"]), Smi().process([*GOOD, "exit=0"])):
         said = explained(found, old)
         assert said.startswith("Driver/library version mismatch: the kernel has the module of driver 580.65.06") and "gpu_reboot=True" in said
@@ -389,6 +387,24 @@ def test_a_reboot_where_only_that_helps_and_only_once(boots):
 def test_nouveau_goes_out_of_the_initramfs_first(boots):
     commands = boots([DriverState("k", nouveau=True, stale_initramfs=True)])
     assert commands[0] == "update-initramfs -u -k all" and "_reboot" in commands[-1]
+
+
+def test_a_host_that_only_answers_again_is_not_up_yet(monkeypatch):
+    clock, answers, connects = [0.0], ["before", "", None, "after"], []
+
+    def connect(**_):
+        connects.append(1)
+        if answers[0] is None:
+            answers.pop(0)
+            raise ConnectError("refused")
+
+    fake = SimpleNamespace(connect=connect)
+    monkeypatch.setattr(reboot, "_hang_up", lambda host: None)
+    monkeypatch.setattr(reboot, "_boot", lambda host: answers.pop(0))
+    monkeypatch.setattr(reboot, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda s: clock.__setitem__(0, clock[0] + s)))
+    assert reboot._comes_up(fake, "before", 60) and len(connects) == 4
+    answers[:] = ["before"] * 99
+    assert not reboot._comes_up(fake, "before", 60)
 
 
 def test_no_reboot_in_the_run_that_moves_sshd(boots, monkeypatch):
