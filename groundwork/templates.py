@@ -44,7 +44,7 @@ def _unit_word(value: object) -> str:
     return f'"{text}"'
 
 
-_jinja = Environment(
+jinja = Environment(
     loader=FileSystemLoader(ROOT / "templates"),
     undefined=StrictUndefined,
     trim_blocks=True,
@@ -52,10 +52,10 @@ _jinja = Environment(
     keep_trailing_newline=True,
     autoescape=False,
 )
-_jinja.filters["sha256"] = lambda text: hashlib.sha256(text.encode()).hexdigest()
-_jinja.filters["url"] = lambda text: quote(str(text), safe="")
-_jinja.filters["environment_value"] = _environment_value
-_jinja.filters["unit_word"] = _unit_word
+jinja.filters["sha256"] = lambda text: hashlib.sha256(text.encode()).hexdigest()
+jinja.filters["url"] = lambda text: quote(str(text), safe="")
+jinja.filters["environment_value"] = _environment_value
+jinja.filters["unit_word"] = _unit_word
 
 
 def render(row: File, settings: RoleSettings, here: Here, secret: Callable[[str], str]) -> bytes:
@@ -78,7 +78,7 @@ def render(row: File, settings: RoleSettings, here: Here, secret: Callable[[str]
             raise PermissionError(f"{row.path}: its row must be marked secret=True to hold {name}")
         return secret(name)
 
-    template = _jinja.get_template(row.template or "")
+    template = jinja.get_template(row.template or "")
     header = f"Managed by Groundwork (templates/{row.template}): changes here are overwritten."
     return template.render(
         settings=settings, here=here, secret=guarded, managed=header, **row.variables

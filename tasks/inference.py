@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Iterable
 
 from pydantic import Field
@@ -74,6 +75,10 @@ class Settings(ServerSettings):
 
     def further_errors(self, here: Here) -> Iterable[str]:
         yield from super().further_errors(here)
+        made = [job.model for job in here.settings_of("training").jobs if job.model] if "training" in here.roles else []
+        for model in set(self.models) - set(made):  # another may have been brought by hand
+            for close in difflib.get_close_matches(model, made, n=1, cutoff=0.75):
+                yield f"inference_models: {model!r} is made by no job of training_jobs; did you mean {close!r}?"
         if any(opening.port == self.port and opening.everybody for opening in here.openings()):
             yield (
                 'flows: "internet" to inference is refused, because it asks nobody for a password: '

@@ -12,7 +12,7 @@ import time
 import pytest
 from tests.lab.conftest import ROOT, Lab, changed
 
-from groundwork.templates import _jinja
+from groundwork.templates import jinja
 
 READINGS = 3000
 INVENTORY = """
@@ -187,7 +187,7 @@ def test_a_job_has_no_device(box):
     assert "Invalid argument" in box.root("mknod -m 666 /dev/probe c 10 237; head -c 1 /dev/probe 2>&1 || true")
     box.root("! systemctl start training-curious")
     assert "cannot open '/dev/probe' for reading: No such file" in box.root("journalctl -o cat -u training-curious")
-    with_card = _jinja.get_template("program/hardened.j2").render(card=True)
+    with_card = jinja.get_template("program/hardened.j2").render(card=True)
     drop_in = "/run/systemd/system/training-curious.service.d"
     box.root(f"mkdir -p {drop_in}; printf '[Service]\\nPrivateDevices=no\\n%s' {shlex.quote(with_card)} >{drop_in}/card.conf; systemctl daemon-reload")
     box.root("! systemctl start training-curious")

@@ -104,6 +104,14 @@ def test_what_is_refused_with_a_sentence(data, said):
     assert said in "\n".join(settings.errors(here))
 
 
+@pytest.mark.parametrize(("model", "said"), [("laod", "did you mean 'load'?"), ("load", ""), ("brought-by-hand", "")])
+def test_a_model_that_is_nearly_one_that_is_made_is_a_slip(model, said):
+    job = {"name": "forecast", "command": ["python"], "model": "load"}
+    settings, here = on(["inference", "training"], inference_models=[model], training_jobs=[job])
+    found = "".join(settings.errors(here))
+    assert said in found and bool(said) == bool(found)
+
+
 @pytest.mark.parametrize("data", [{"inference_workers": 0}, {"inference_models": ["Load"]}, {"inference_port": 0}, {"inference_module": "api"}])
 def test_values_that_are_refused(data):
     with pytest.raises(SettingsError, match=next(iter(data))):
