@@ -12,6 +12,7 @@ from pyinfra.api import StringCommand, operation
 from pyinfra.api.operation import OperationMeta
 
 from facts.gpu import REBOOTED, Available, Cards, Driver, DriverState, Smi
+from facts.machine import BOOT
 from facts.packages import Apt, AptState
 from operations import apt, reboot
 from operations.report import report, stop
@@ -166,7 +167,7 @@ def effective(allowed: bool, seconds: int, after: Iterable[OperationMeta] = ()):
             "again; or --data gpu_reboot=True"
         )
     else:
-        yield f"mkdir -p $(dirname {REBOOTED}) && echo {shlex.quote(why)} >{REBOOTED}"
+        yield f"mkdir -p $(dirname {REBOOTED}) && {{ echo {shlex.quote(why)}; cat {BOOT}; }} >{REBOOTED}"
         yield from reboot.commands(why, seconds)
 
 

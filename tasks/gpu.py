@@ -58,7 +58,7 @@ CONTAINERS_FINGERPRINT = "C95B321B61E88C1809C4F759DDCAE044F796ECB0"
 
 HELD = ("nvidia-", "libnv", "libcuda", "cuda-", "firmware-nvidia-", "xserver-xorg-video-nvidia")
 """How the names of the driver's and CUDA's packages begin."""
-HELD_KERNEL = ("linux-modules-nvidia-", "linux-image-", "linux-modules-")
+HELD_KERNEL = ("linux-image-", "linux-modules-")
 """On Ubuntu the kernel comes with its module built for one driver: both are upgraded together."""
 
 Url = Annotated[str, matching(r"https?://[^ ]+[^/ ]", "a URL without a / at its end")]
@@ -162,10 +162,12 @@ class Settings(RoleSettings):
             return
         if self.clocks and self.clocks[0] > self.clocks[1]:
             yield f"gpu_clocks: {self.clocks[0]} MHz, the least, is more than {self.clocks[1]}, the most"
-        if self.version and self.branch and not self.version.startswith(f"{self.branch}."):
-            yield f"gpu_version: {self.version} is not of the branch gpu_branch = {self.branch}"
-        if self.branch:
-            yield from (f"{error}, and gpu_branch = {self.branch}" for error in cuda.errors(self.builds(here), self.branch))
+        branch = self.branch_for(here)
+        if self.version and branch and not self.version.startswith(f"{branch}."):
+            yield f"gpu_version: {self.version} is not of the driver branch {branch}: set gpu_branch = {self.version.split('.')[0]}"
+        elif chosen := self.version or self.branch:
+            name = "gpu_version" if self.version else "gpu_branch"
+            yield from (f"{error}, and {name} = {chosen}" for error in cuda.errors(self.builds(here), chosen))
         if here.machine:
             yield from self._card_errors(here)
             yield from self._source_errors(here)
@@ -287,8 +289,9 @@ def gpu(settings: Settings, here: Here) -> None:
     service.services(
         name="Services",
         services=[
-            service.Service("nvidia-persistenced.service", reads=("/usr/bin/nvidia-persistenced",)),
+            # First: on Ubuntu the other runs only for those who want it.
             service.Service("groundwork-gpu.service"),
+            service.Service("nvidia-persistenced.service", reads=("/usr/bin/nvidia-persistenced",)),
         ],
         after=[configured],
     )

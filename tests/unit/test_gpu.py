@@ -5,15 +5,18 @@ from __future__ import annotations
 import configparser
 import json
 import re
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from pyinfra.api.exceptions import ConnectError
 
+import facts.gpu
 import operations.report
 from facts.gpu import REBOOTED, Available, Card, Cards, Driver, DriverState, Smi
-from facts.machine import Machine
+from facts.machine import BOOT, Machine
 from groundwork.cuda import Build
 from groundwork.rows import Absent
 from groundwork.templates import render
@@ -138,7 +141,7 @@ def test_the_flavour_of_the_kernel(kernel, images, expected):
         ("trixie", A100, {"gpu_branch": 580}, "gpu_branch: debian trixie has 550, and gpu_branch = 580. NVIDIA's own"),
         ("noble", A100, {"gpu_repository": "vendor"}, "gpu_repository: on Ubuntu"),
         ("noble", A100, {"gpu_clocks": [1410, 210]}, "gpu_clocks: 1410 MHz, the least, is more than 210"),
-        ("noble", A100, {"gpu_branch": 570, "gpu_version": "580.95.05"}, "gpu_version: 580.95.05 is not of the branch gpu_branch = 570"),
+        ("noble", A100, {"gpu_branch": 570, "gpu_version": "580.95.05"}, "gpu_version: 580.95.05 is not of the driver branch 570: set gpu_branch = 580"),
     ],
 )
 def test_one_error_says_what_is_wrong(make, codename, card, data, says):
@@ -160,6 +163,8 @@ def test_a_driver_too_old_for_a_roles_cuda_build(make, monkeypatch):
     assert errors(make("noble", A100, groups, gpu_branch=535, **source)) == [f"{too_old}gpu_branch = 535"]
     [error] = errors(make("bookworm", A100, groups, **source))
     assert error == f'{too_old}debian bookworm has 535. NVIDIA\'s own repository has 580: gpu_repository = "vendor"'
+    [error] = errors(make("noble", A100, groups, gpu_version="580.50.01", **source))
+    assert error == "app: its lock has torch for CUDA 13.0, which needs driver 580.65.06 or newer, and gpu_version = 580.50.01"
     assert errors(make("noble", A100, groups, **source)) == []
     assert errors(make("noble", None, groups, gpu_card=False, **source)) == []
     # What is set is told before a host is asked what it is.
@@ -382,6 +387,14 @@ def test_a_reboot_where_only_that_helps_and_only_once(boots):
         assert "a reboot is needed" in stopped and "--data gpu_reboot=True" in stopped
         [again] = boots([replace(now, rebooted=reason(now))])
         assert "it still is so" in again and REBOOTED in again
+
+
+@pytest.mark.parametrize("boot, counts", [("another", "why"), (Path(BOOT).read_text().strip(), "")])
+def test_a_reboot_counts_once_it_was(tmp_path, monkeypatch, boot, counts):
+    (tmp_path / "rebooted").write_text(f"why\n{boot}\n")
+    monkeypatch.setattr(facts.gpu, "REBOOTED", str(tmp_path / "rebooted"))
+    said = subprocess.run(["sh", "-c", Driver().command(str(tmp_path / "none"))], capture_output=True, text=True, check=True)
+    assert Driver().process(said.stdout.splitlines()).rebooted == counts
 
 
 def test_nouveau_goes_out_of_the_initramfs_first(boots):
