@@ -79,6 +79,7 @@ def before_connecting(hosts: Iterable[Host]) -> None:
     errors = _first(
         setting_errors(topology, context.inventory_file()),
         _missing_secrets(topology),
+        _secret_errors(topology),
         _key_errors(topology),
         _template_errors(topology.hosts.values()),
     )
@@ -95,6 +96,7 @@ def _errors() -> list[str]:
     return _first(
         setting_errors(topology, context.inventory_file()),
         _missing_secrets(topology),
+        _secret_errors(topology),
         _machine_errors(topology),
         _found_errors(topology),
         _template_errors(active),
@@ -334,6 +336,17 @@ def _key_errors(topology: Topology) -> Iterable[str]:
 def _missing_secrets(topology: Topology) -> Iterable[str]:
     for message in context.secret_store().missing(topology.secret_names(), topology.random_secrets()):
         yield f"secret: {message}"
+
+
+def _secret_errors(topology: Topology) -> Iterable[str]:
+    """What is wrong with values, as far as a role can tell."""
+    found: dict[str, list[str]] = {}
+    for here in topology.hosts.values():
+        for role in here.roles:
+            for sentence in here.settings(topology.roles[role]).secret_errors(here, context.secret_value):
+                found.setdefault(sentence, []).append(here.name)
+    for sentence, names in found.items():
+        yield f"{sentence} (on {', '.join(names)})"
 
 
 # Hosts: asked, not changed

@@ -201,6 +201,7 @@ class Settings(RoleSettings):
         return [
             Directory(ROOT, group="app", mode="750"),
             Directory(CONFIGURATION),
+            *uris.mongodb_authority(here),
             File(
                 f"{CONFIGURATION}/environment", template="app/environment.j2", mode="600", secret=True
             ),
@@ -288,6 +289,7 @@ def app(settings: Settings, here: Here) -> None:
                     f"{ROOT}/current/.venv",
                     f"{CONFIGURATION}/environment",
                     f"{CONFIGURATION}/gunicorn.conf.py",
+                    uris.AUTHORITY,
                 ),
                 ports={settings.port: "app_port"} if len(settings.binds(here)) > 1 else {},
             )
