@@ -129,8 +129,7 @@ class Settings(RoleSettings):
     port: Port = 27017
     """TCP port."""
     bind_addresses: list[Address] | None = None
-    """Addresses to listen on besides loopback; by default the private address. 0.0.0.0 is refused where
-    a flow lets everybody in."""
+    """Addresses to listen on besides loopback; by default the private address."""
     series: Annotated[str, matching(r"[0-9]+\.[0-9]+", 'two numbers such as "7.0"')] | None = None
     """Release series such as "7.0"; by default what the vendor publishes for the distribution."""
     version: Annotated[str, matching(r"[0-9]+\.[0-9]+\.[0-9]+", 'three numbers such as "7.0.14"')] | None = None
@@ -246,7 +245,6 @@ class Settings(RoleSettings):
                     "mongodb_users has readWrite on that database, and it is such a user who creates it"
                 )
         yield from self._series_errors(here)
-        yield from self._bind_errors(here)
         yield from self._flow_errors(here)
         if self.tls_authority:
             yield from certificates.file_errors("mongodb_tls_authority", self.tls_authority)
@@ -329,13 +327,6 @@ class Settings(RoleSettings):
             yield "mongodb_series: must be set, with a mongodb_repository of your own for this distribution"
         if self.version and not self.version.startswith(f"{self.series_for(here)}."):
             yield f"mongodb_version: {self.version} is not of the series {self.series_for(here)}"
-
-    def _bind_errors(self, here: Here) -> Iterable[str]:
-        if set(EVERYWHERE) & set(self.bind_addresses or ()) and any(o.port == self.port and o.everybody for o in here.openings()):
-            yield (
-                "mongodb_bind_addresses: 0.0.0.0 is refused, because a flow from \"internet\" to mongodb "
-                "lets everybody in: name the networks in the flow, or the address here"
-            )
 
     def _flow_errors(self, here: Here) -> Iterable[str]:
         """Who is let in from networks that are not private."""
