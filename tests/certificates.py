@@ -21,7 +21,7 @@ class Authority:
         self.certificate = self._sign(self.name, self.key, 3650, [(x509.BasicConstraints(True, None), True)])
         self.pem = _pem(self.certificate)
 
-    def issue(self, *names: str, days: int = 90) -> tuple[str, str]:
+    def issue(self, *names: str, days: float = 90) -> tuple[str, str]:
         """Certificate and key, PEM.
 
         Args:
@@ -34,11 +34,11 @@ class Authority:
             Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         ).decode()
 
-    def _sign(self, subject: x509.Name, key, days: int, extensions: list) -> x509.Certificate:
+    def _sign(self, subject: x509.Name, key, days: float, extensions: list) -> x509.Certificate:
         now = datetime.now(timezone.utc)
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(key.public_key())
         builder = builder.serial_number(x509.random_serial_number())
-        builder = builder.not_valid_before(now - timedelta(days=365)).not_valid_after(now + timedelta(days=days, minutes=5))
+        builder = builder.not_valid_before(now - timedelta(days=365)).not_valid_after(now + timedelta(days=days))
         identifiers = [
             (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
             (x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), False),
