@@ -70,9 +70,17 @@ CASES = {
         "app_packages[0] = '-oDebug::x=1'",
     ),
     "no source there": ('app_source = "examples/ap"', "app_source = 'examples/ap': "),
-    "everybody on 0.0.0.0": (
-        'mongodb_bind_addresses = ["0.0.0.0"]\nflows = [{"source": "internet", "role": "mongodb", "port": 27017}]',
-        "mongodb_bind_addresses: 0.0.0.0 is refused",
+    "everybody at mongodb": (
+        'flows = [{"source": "internet", "role": "mongodb", "port": 27017}]',
+        'flows: "internet" to mongodb is refused',
+    ),
+    "a public network at mongodb without TLS": (
+        'flows = [{"source": "198.51.100.0/24", "role": "mongodb", "port": 27017}]',
+        "flows: 198.51.100.0/24 reaches mongodb from 198.51.100.0/24, which is no private network, and without TLS",
+    ),
+    "no such authority": (
+        'mongodb_tls_authority = "nowhere.pem"',
+        "mongodb_tls_authority = 'nowhere.pem': No such file or directory",
     ),
 }
 ELSEWHERE = {
