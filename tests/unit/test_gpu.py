@@ -17,7 +17,7 @@ import facts.gpu
 import operations.apt
 import operations.report
 from facts.gpu import REBOOTED, Available, Card, Cards, Driver, DriverState, Smi
-from facts.machine import BOOT, Machine
+from facts.machine import BOOT, SECURE_BOOT, Machine
 from facts.packages import Apt, AptState
 from groundwork.cuda import Build
 from groundwork.rows import Absent
@@ -330,6 +330,21 @@ def test_cards_are_part_of_what_a_machine_is():
         "secure_boot=yes disk_free=20971520".split()
     )
     assert found.cards == ("2684", "20b0") and found.secure_boot and not found.booting
+
+
+@pytest.mark.parametrize("byte, secure", [(b"\1", True), (b"\0", False)])
+def test_a_card_is_a_display_of_nvidias_and_its_sound_is_none(tmp_path, byte, secure):
+    """The question itself, asked of directories such as sysfs has."""
+    devices = {"00": ("0x10de", "0x030000", "0x2684"), "01": ("0x10de", "0x040300", "0x22ba"), "02": ("0x10de", "0x030200", "0x20b0"),
+               "03": ("0x8086", "0x030000", "0xa780")}  # fmt: skip
+    for name, values in devices.items():
+        (tmp_path / name).mkdir()
+        for file, value in zip(("vendor", "class", "device"), values):
+            (tmp_path / name / file).write_text(f"{value}\n")
+    (tmp_path / "secure").write_bytes(b"\6\0\0\0" + byte)
+    command = Machine().command().replace("/sys/bus/pci/devices", str(tmp_path)).replace(SECURE_BOOT, str(tmp_path / "secure"))
+    said = subprocess.run(["sh", "-c", command], capture_output=True, text=True).stdout.splitlines()
+    assert [line for line in said if line.startswith(("card=", "secure"))] == ["card=2684", "card=20b0", *(["secure_boot=yes"] if secure else [])]
 
 
 def test_the_drivers_parts():
