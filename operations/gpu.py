@@ -70,6 +70,13 @@ class Wanted:
             **headers,
         }
 
+    def held(self, packages: Iterable[str], images: Iterable[str]) -> list[str]:
+        """Those that are upgraded by plan only. Where the host builds the module, kernels and their headers come as they
+        do; where it does not, a kernel must not come without its module."""
+        if self.builds:
+            return [name for name in packages if not name.startswith("linux-")]
+        return [*packages, *(f"linux-image-{image}" for image in images if not image[0].isdigit())]
+
 
 def flavour(kernel: str, images: Iterable[str] = ()) -> str:
     """Which line of kernels a host follows: generic, aws, generic-hwe-22.04, cloud-amd64.
@@ -102,7 +109,8 @@ def driver(wanted: Wanted):
             if lacking := [name for name in missing if name not in available]:
                 yield stop(_not_available(wanted, now.kernel, lacking))
                 return
-    yield from apt.install(packages, found, held=True, recommends=False, setting="gpu_version")
+    held = wanted.held(packages, now.images)
+    yield from apt.install(packages, found, held=held, recommends=False, setting="gpu_version", together=True)
 
 
 def _not_available(wanted: Wanted, kernel: str, lacking: list[str]) -> str:

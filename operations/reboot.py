@@ -58,6 +58,8 @@ def _reboot(state, host, seconds: int) -> bool:
         return _failed(host, "not rebooted, because this run is not connected to it by SSH: reboot it, and run again")
     try:
         before = _boot(host)
+        if not before:
+            return _failed(host, f"not rebooted, because it does not tell {BOOT}, by which its next boot is known")
         lock.goes_down(host)
         # Detached: the shell's own end is reported before the connection is.
         host.run_shell_command(StringCommand("(sleep 1; exec systemctl reboot) </dev/null >/dev/null 2>&1 &"), _sudo=True)

@@ -14,9 +14,11 @@ import pytest
 from pyinfra.api.exceptions import ConnectError
 
 import facts.gpu
+import operations.apt
 import operations.report
 from facts.gpu import REBOOTED, Available, Card, Cards, Driver, DriverState, Smi
-from facts.machine import BOOT, Machine
+from facts.machine import BOOT, SECURE_BOOT, Machine
+from facts.packages import Apt, AptState
 from groundwork.cuda import Build
 from groundwork.rows import Absent
 from groundwork.templates import render
@@ -107,6 +109,59 @@ def test_debians_module_is_built_with_the_headers_of_the_kernel_that_runs():
     assert found["nvidia-driver-pinning-580.95.05"] is None
     assert found["nvidia-driver-cuda"] == found["nvidia-kernel-open-dkms"] == "580.95.05-*"
     assert "linux-headers-cloud-amd64" in found
+
+
+def test_what_is_held():
+    """A kernel must not come without its module: where the host builds it, headers come with each kernel."""
+    debian, ubuntu = Wanted("debian", 550, False), Wanted("ubuntu", 580, True)
+    packages = debian.packages("6.12.43+deb13-amd64")
+    assert set(packages) - set(debian.held(packages, ["amd64"])) == {"linux-headers-6.12.43+deb13-amd64", "linux-headers-amd64"}
+    packages = ubuntu.packages("6.8.0-45-generic", ["virtual"])
+    assert set(ubuntu.held(packages, ["virtual"])) - set(packages) == {"linux-image-virtual"}
+
+
+@pytest.fixture
+def installs(monkeypatch):
+    """`installs(wanted, state, lacks)`: what `driver` would do where apt is in a state, and knows one package not."""
+
+    def run(wanted: Wanted, state: AptState, lacks: str = "") -> list[str]:
+        available = set(wanted.packages("6.8.0-45-generic")) - {lacks}
+        answers = {Driver: DriverState("6.8.0-45-generic", ["generic"]), Apt: state, Available: available}
+        fake = SimpleNamespace(get_fact=lambda fact, **_: answers[fact], log=lambda text: None, run_shell_command=lambda *_, **__: (True, None))
+        for module in (gpu, operations.report, operations.apt):
+            monkeypatch.setattr(module, "host", fake)
+        for module in (gpu, operations.apt):
+            monkeypatch.setattr(module, "state", SimpleNamespace(is_executing=True))
+        return [str(command) for command in gpu.driver._inner(wanted)]
+
+    return run
+
+
+def test_a_planned_upgrade_takes_driver_and_module_together(installs):
+    old = {name: "580.65.06-0ubuntu0.24.04.1" for name in Wanted("ubuntu", 580, True).packages("6.8.0-45-generic")}
+    held = {*old, "linux-image-generic"}
+    there = AptState(versions=old, held=held, lists_age=60)
+    assert installs(Wanted("ubuntu", 580, True), there) == []
+    assert installs(Wanted("ubuntu", 580, True, "580.65.06"), there) == []
+    checked, installed, holding = installs(Wanted("ubuntu", 580, True, "580.95.05"), there)
+    assert "'nvidia-utils-580-server=580.95.05-*'" in checked and "apt-cache madison" in checked
+    assert "'nvidia-utils-580-server=580.95.05-*'" in installed and " linux-modules-nvidia-580-server-open-generic" in installed
+    assert holding.startswith("apt-mark hold ") and "linux-image" not in holding  # that one is held still
+    # Another branch is another set of packages.
+    first = installs(Wanted("ubuntu", 595, True), there)
+    assert any("install nvidia-headless-no-dkms-595-server-open" in command for command in first)
+
+
+@pytest.mark.parametrize(
+    "wanted, lacks, says",
+    [
+        (Wanted("debian", 535, False), "linux-headers-6.8.0-45-generic", "kernel headers are missing"),
+        (Wanted("ubuntu", 999, True), "nvidia-utils-999-server", "no repository of this host has nvidia-utils-999-server (driver 999"),
+    ],
+)
+def test_what_no_repository_has_is_told_and_nothing_installed(installs, wanted, lacks, says):
+    [stopped] = installs(wanted, AptState(lists_age=60), lacks)
+    assert says in stopped and "Nothing of NVIDIA was installed" in stopped
 
 
 @pytest.mark.parametrize(
@@ -275,6 +330,21 @@ def test_cards_are_part_of_what_a_machine_is():
         "secure_boot=yes disk_free=20971520".split()
     )
     assert found.cards == ("2684", "20b0") and found.secure_boot and not found.booting
+
+
+@pytest.mark.parametrize("byte, secure", [(b"\1", True), (b"\0", False)])
+def test_a_card_is_a_display_of_nvidias_and_its_sound_is_none(tmp_path, byte, secure):
+    """The question itself, asked of directories such as sysfs has."""
+    devices = {"00": ("0x10de", "0x030000", "0x2684"), "01": ("0x10de", "0x040300", "0x22ba"), "02": ("0x10de", "0x030200", "0x20b0"),
+               "03": ("0x8086", "0x030000", "0xa780")}  # fmt: skip
+    for name, values in devices.items():
+        (tmp_path / name).mkdir()
+        for file, value in zip(("vendor", "class", "device"), values):
+            (tmp_path / name / file).write_text(f"{value}\n")
+    (tmp_path / "secure").write_bytes(b"\6\0\0\0" + byte)
+    command = Machine().command().replace("/sys/bus/pci/devices", str(tmp_path)).replace(SECURE_BOOT, str(tmp_path / "secure"))
+    said = subprocess.run(["sh", "-c", command], capture_output=True, text=True).stdout.splitlines()
+    assert [line for line in said if line.startswith(("card=", "secure"))] == ["card=2684", "card=20b0", *(["secure_boot=yes"] if secure else [])]
 
 
 def test_the_drivers_parts():
