@@ -218,7 +218,7 @@ def test_openssh_reads_the_inventorys_connections(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["mongodb://u:hid@den@h/d", "mongodb://u:hid/den@h/d", "mongodb://u:hid@den/x@h/d", "mongodb://u:hidden@h:port/d", "http://hidden", "hidden", "mongodb://u:hid%zzden@h/d", "mongodb://u:hidden@h/d?tlsCAFile=/nowhere"],
+    ["mongodb://u:hid@den@h/d", "mongodb://u:hid/den@h/d", "mongodb://u:hid@den/x@h.example/d", "mongodb://u:hidden@h:port/d", "http://hidden", "hidden", "mongodb://u:hid%zzden@h/d", "mongodb://u:hidden@h/d?tlsCAFile=/nowhere"],
 )
 def test_a_uri_that_can_not_be_read_is_told_without_its_text(text):
     with pytest.raises(Refusal) as caught:
