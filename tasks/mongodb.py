@@ -336,7 +336,7 @@ class Settings(RoleSettings):
 
     def _flow_errors(self, here: Here) -> Iterable[str]:
         """Who is let in from networks that are not private."""
-        opening = next((opening for opening in here.openings() if opening.port == self.port), None)
+        opening = next((item for item in here.openings() if (item.role, item.port) == (self.role, self.port)), None)
         for source, networks in (opening.sources if opening else {}).items():
             if networks is None:
                 yield (

@@ -59,7 +59,8 @@ def test_an_awkward_password_survives_and_the_values_lead_through_the_tunnels(tm
 
 
 def test_a_shell_and_dotenv_read_the_same(tmp_path):
-    found = write(tmp_path / ".env")
+    found = write(tmp_path / ".env", mongodb_tls="provided")
+    assert "&tls=true" in found["MONGO_URI"]
     said = subprocess.run(["sh", "-c", 'set -a; . ./.env; env -0'], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     shell = dict(item.split("=", 1) for item in said.split("\0") if item)
     assert {name: shell[name] for name in found} == found
@@ -217,7 +218,7 @@ def test_openssh_reads_the_inventorys_connections(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["mongodb://u:hid@den@h/d", "mongodb://u:hid/den@h/d", "mongodb://u:hidden@h:port/d", "http://hidden", "hidden", "mongodb://u:hid%zzden@h/d", "mongodb://u:hidden@h/d?tlsCAFile=/nowhere"],
+    ["mongodb://u:hid@den@h/d", "mongodb://u:hid/den@h/d", "mongodb://u:hid@den/x@h.example/d", "mongodb://u:hidden@h:port/d", "http://hidden", "hidden", "mongodb://u:hid%zzden@h/d", "mongodb://u:hidden@h/d?tlsCAFile=/nowhere"],
 )
 def test_a_uri_that_can_not_be_read_is_told_without_its_text(text):
     with pytest.raises(Refusal) as caught:
