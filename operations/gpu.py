@@ -102,15 +102,14 @@ def driver(wanted: Wanted):
     packages = wanted.packages(now.kernel, now.images)
     found = host.get_fact(Apt, packages=sorted(packages)) or AptState()
     missing = [name for name in packages if name not in found.versions]
-    if missing:
+    if missing and state.is_executing:
         found = yield from apt.fresh_lists(found)
-        if state.is_executing:
-            available = host.get_fact(Available, packages=missing)
-            if lacking := [name for name in missing if name not in available]:
-                yield stop(_not_available(wanted, now.kernel, lacking))
-                return
+        available = host.get_fact(Available, packages=missing)
+        if lacking := [name for name in missing if name not in available]:
+            yield stop(_not_available(wanted, now.kernel, lacking))
+            return
     held = wanted.held(packages, now.images)
-    yield from apt.install(packages, found, held=held, recommends=False, setting="gpu_version", together=True)
+    yield from list(apt.install(packages, found, held=held, recommends=False, setting="gpu_version", together=True))
 
 
 def _not_available(wanted: Wanted, kernel: str, lacking: list[str]) -> str:

@@ -61,6 +61,8 @@ HELD = ("nvidia-", "libnv", "libcuda", "cuda-", "firmware-nvidia-", "xserver-xor
 HELD_KERNEL = ("linux-image-", "linux-modules-")
 """On Ubuntu the kernel comes with its module built for one driver: both are upgraded together."""
 
+UNIT = File("/etc/systemd/system/groundwork-gpu.service", template="gpu/groundwork-gpu.service.j2")
+
 Url = Annotated[str, matching(r"https?://[^ ]+[^/ ]", "a URL without a / at its end")]
 Clock = Annotated[int, Field(ge=1)]
 
@@ -225,20 +227,21 @@ class Settings(RoleSettings):
         return {"nvidia": "nvidia-container-runtime"} if self.card else {}
 
     def files(self, here: Here) -> list[Row]:
+        return [*self.early_files(here), *([UNIT] if self.card else [])]
+
+    def early_files(self, here: Here) -> list[Row]:
+        """Those that must be there before the driver is."""
         ubuntu = bool(here.machine and here.machine.distribution == "ubuntu")
         held = [*HELD, *(HELD_KERNEL if ubuntu and self.card else ())]
         rows: list[Row] = [File(self.mark, template="gpu/apt.conf.j2", variables={"packages": held})]
-        unit = File("/etc/systemd/system/groundwork-gpu.service", template="gpu/groundwork-gpu.service.j2")
-        return [*rows, *self.driver_files(), unit] if self.card else rows
-
-    def driver_files(self) -> list[Row]:
-        """Files that must be there before the driver is."""
-        pinned = "/etc/apt/preferences.d/groundwork-gpu"
-        return [
-            Directory("/etc/modprobe.d"),
-            File(driver.BLACKLIST, template="gpu/modprobe.conf.j2"),
-            File(pinned, template="gpu/preferences.j2") if self.version else Absent(pinned),
-        ]
+        if self.card:
+            pin = "/etc/apt/preferences.d/groundwork-gpu"
+            rows += [
+                Directory("/etc/modprobe.d"),
+                File(driver.BLACKLIST, template="gpu/modprobe.conf.j2"),
+                File(pin, template="gpu/preferences.j2") if self.version else Absent(pin),
+            ]
+        return rows
 
     def repository_for(self, here: Here) -> dict[str, Any]:
         """Arguments for operations.repository: NVIDIA's for this distribution."""
@@ -279,12 +282,18 @@ def _range(card: str) -> tuple[int, str, int | None, int | None, bool | None]:
 @role(Settings, "GPU")
 def gpu(settings: Settings, here: Here) -> None:
     """The driver, the boot that it takes effect with, what containers need, and the cards' limits."""
+    early = files.table(name="Upgrades and nouveau", rows=settings.early_files(here), settings=settings)
     if not settings.card:
-        files.table(name="Configuration", rows=settings.files(here), settings=settings)
         return
-    _install(settings, here)
+    _source(settings, here)
+    packages = driver.driver(name="Driver", wanted=settings.wanted(here))
+    if "docker" in here.roles:
+        repository(name="Repository of the container toolkit", repository="nvidia-container-toolkit", **settings.containers_for())
+        apt.packages(name="Container toolkit", present=["nvidia-container-toolkit"], held=True)
     # Loaded, and seen to work, before anything is started that uses it.
-    configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
+    driver.effective(name="Boot", allowed=settings.reboot, seconds=settings.reboot_seconds, after=[early, packages])
+    driver.works(name="Driver works")
+    configured = files.table(name="Configuration", rows=[UNIT], settings=settings)
     driver.limits(name="Limits", power=settings.power_limit, clocks=settings.clocks)
     service.services(
         name="Services",
@@ -297,17 +306,11 @@ def gpu(settings: Settings, here: Here) -> None:
     )
 
 
-def _install(settings: Settings, here: Here) -> None:
+def _source(settings: Settings, here: Here) -> None:
+    """Where the driver's packages come from."""
     assert here.machine is not None
-    table = files.table(name="Before the driver", rows=[settings.files(here)[0], *settings.driver_files()], settings=settings)
     if settings.repository == "vendor":
         repository(name="Repository", repository="nvidia-cuda", **settings.repository_for(here))
     else:
         wanted = COMPONENTS[here.machine.distribution]
         components(name="Repository", repository="groundwork-gpu", codename=here.machine.codename, components=wanted)
-    packages = driver.driver(name="Driver", wanted=settings.wanted(here))
-    if "docker" in here.roles:
-        repository(name="Repository of the container toolkit", repository="nvidia-container-toolkit", **settings.containers_for())
-        apt.packages(name="Container toolkit", present=["nvidia-container-toolkit"], held=True)
-    driver.effective(name="Boot", allowed=settings.reboot, seconds=settings.reboot_seconds, after=[table, packages])
-    driver.works(name="Driver works")
