@@ -10,15 +10,21 @@ from tasks.app import app
 from tasks.base import base
 from tasks.chromadb import chromadb
 from tasks.docker import docker
+from tasks.gpu import gpu
+from tasks.inference import inference
+from tasks.link import link
 from tasks.mongodb import mongodb
 from tasks.nginx import nginx
 from tasks.redis import redis
+from tasks.training import training
 
 preflight()
 lock()
 
 stage("host")
 base()
+link()
+gpu()
 docker()
 
 stage("data")
@@ -28,6 +34,8 @@ chromadb()
 
 stage("application")
 app()
+inference()
+training()
 
 stage("edge")
 nginx()

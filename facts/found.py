@@ -90,7 +90,12 @@ grep -ohs '"[a-z0-9-]*"[[:space:]]*:' /etc/docker/daemon.json | sed 's/^"\\([^"]
 getent group docker | cut -d: -f4 | tr , '\\n' | sed -n 's/^./DU|&/p'
 """ + _sources("docker", "docker.sources")
 
-_SECTIONS = {"base": _BASE, "nginx": _NGINX, "mongodb": _MONGODB, "redis": _REDIS_SCRIPT, "docker": _DOCKER}
+_GPU = """
+dpkg-query -W -f='P|${Package}|${db:Status-Status}\\n' 'nvidia-driver*' 'nvidia-headless*' 'nvidia-*dkms*' 2>/dev/null
+[ -x /usr/bin/nvidia-uninstall ] && echo 'GR|'
+"""
+
+_SECTIONS = {"base": _BASE, "gpu": _GPU, "nginx": _NGINX, "mongodb": _MONGODB, "redis": _REDIS_SCRIPT, "docker": _DOCKER}
 
 _KNOWN_TABLE = re.compile(r"inet (groundwork|f2b-table)$|ip6? (nat|f2b-.*)$|bridge .*$")
 """Ours, fail2ban's, and those that only translate."""
@@ -129,6 +134,8 @@ def read(output: Iterable[str]) -> FoundData:
             units[pid] = unit.strip(" -")
         elif tag == "P" and rest.endswith("|installed"):
             found.packages.add(rest.partition("|")[0])
+        elif tag == "GR":
+            found.nvidia_program = True
         elif tag == "W":
             found.ufw = [*(found.ufw or []), *([rest] if rest else [])]
         elif tag == "F":

@@ -2,7 +2,11 @@
 
 from pyinfra.api import FactBase
 
+from groundwork.topology import LINK_INTERFACE
 from groundwork.topology import Machine as MachineData
+
+SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+"""Four bytes of attributes, and 1 where it is on (UEFI specification, "Globally Defined Variables")."""
 
 
 class Machine(FactBase):
@@ -20,9 +24,14 @@ class Machine(FactBase):
             f"for mark in {_marks()}; do [ -e $mark ] && echo mark=$mark; done; "
             "[ -d /var/lib/groundwork ] && echo known=yes; "
             "{ systemctl is-enabled -q ssh.socket || systemctl is-active -q ssh.socket; } 2>/dev/null && echo ssh_socket=yes; "
+            # NVIDIA's, of the class of displays and 3D controllers: their sound, too, is a device of its own.
+            "for card in $(grep -ls 0x10de /sys/bus/pci/devices/*/vendor); do card=${card%/vendor}; "
+            "grep -qs ^0x03 $card/class && sed 's/^0x/card=/' $card/device; done; "
+            f"[ \"$(od -An -tu1 -j4 -N1 {SECURE_BOOT} 2>/dev/null | tr -d ' ')\" = 1 ] && echo secure_boot=yes; "
             # Its generator says that it is to run at this boot, and its last stage what came of it.
             "cd /run/cloud-init 2>/dev/null && [ -e enabled ] && { [ ! -e result.json ] || [ ! -d /var/lib/groundwork ]; } && "
             "! grep -qs '\"errors\": \\[\\]' result.json && echo booting=yes; "
+            f"ip -o route show | sed -n 's/^\\([0-9.]*\\/[0-9]*\\) .*dev \\([^ ]*\\).*/network=\\1 \\2/p' | grep -v ' {LINK_INTERFACE}$'; "
             "df --output=avail -k / | sed -n '2s/^ */disk_free=/p'"
         )
 
@@ -39,7 +48,10 @@ class Machine(FactBase):
             disk_free=int(found["disk_free"]) // 1024,
             known="known" in found,
             marks=frozenset(line[5:] for line in output if line.startswith("mark=")),
+            networks=tuple(tuple(line[8:].split()) for line in output if line.startswith("network=")),
             ssh_socket="ssh_socket" in found,
+            cards=tuple(line[5:] for line in output if line.startswith("card=")),
+            secure_boot="secure_boot" in found,
             booting="booting" in found,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass, field
 from typing import Iterable
@@ -71,3 +72,64 @@ class Apt(FactBase):
             elif tag == "G":
                 found.guard_left = True
         return found
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of apt's sources: sources.list(5)."""
+
+    path: str
+    uris: str
+    suites: tuple[str, ...]
+    components: tuple[str, ...]
+    signed_by: str = ""
+    """As it is written: apt refuses one repository with two different values."""
+
+
+class Sources(FactBase):
+    """apt's sources of packages, in either form: [Source]. Those that are switched off don't count."""
+
+    default = list
+    requires_command = None
+
+    def command(self) -> str:
+        return (
+            "for f in /etc/apt/sources.list /etc/apt/sources.list.d/*; do "
+            'case $f in *.list|*.sources) [ -e "$f" ] && echo "F|$f" && sed "s/^/L|/" "$f" ;; esac; done; true'
+        )
+
+    def process(self, output):
+        texts: dict[str, list[str]] = {}
+        path = ""
+        for line in output:
+            tag, _, rest = line.partition("|")
+            if tag == "F":
+                path, texts[rest] = rest, []
+            elif not rest.startswith("#"):
+                texts[path].append(rest)
+        found: list[Source] = []
+        for path, lines in texts.items():
+            found += _stanzas(path, lines) if path.endswith(".sources") else _one_lines(path, lines)
+        return found
+
+
+def _one_lines(path: str, lines: list[str]) -> list[Source]:
+    found = (re.match(r"deb\s+(?:\[(.*?)\]\s+)?(\S+)\s+(\S+)\s*([^#]*)", line) for line in lines)
+    return [
+        Source(path, uri, (suite,), tuple(components.split()), _option(options or ""))
+        for options, uri, suite, components in (match.groups() for match in found if match)
+    ]
+
+
+def _option(options: str) -> str:
+    return next((word.partition("=")[2] for word in options.split() if word.startswith("signed-by=")), "")
+
+
+def _stanzas(path: str, lines: list[str]) -> list[Source]:
+    found = []
+    for stanza in "\n".join(lines).split("\n\n"):
+        fields = {name.lower(): value.strip() for name, value in re.findall(r"^([A-Za-z-]+):((?:.*\n?)(?:^[ \t].*\n?)*)", stanza, re.M)}
+        if "deb" in fields.get("types", "").split() and fields.get("enabled", "yes").lower() != "no":
+            suites, components = (tuple(fields.get(name, "").split()) for name in ("suites", "components"))
+            found.append(Source(path, fields.get("uris", ""), suites, components, fields.get("signed-by", "")))
+    return found

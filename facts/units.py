@@ -91,6 +91,25 @@ class Units(FactBase):
         return found
 
 
+class UnitFiles(FactBase):
+    """Names of unit files of ours in /etc/systemd/system.
+
+    Args of the command:
+        pattern: of their names, such as "training-*".
+    """
+
+    default = list
+
+    def command(self, pattern: str) -> str:
+        return (
+            f"cd /etc/systemd/system && find . -maxdepth 1 -type f -name {shlex.quote(pattern)} "
+            "-exec grep -l 'Managed by Groundwork' {} + 2>/dev/null; true"
+        )
+
+    def process(self, output):
+        return sorted(line.removeprefix("./") for line in output)
+
+
 def _seconds(stamp: str) -> float:
     """`Mon 2026-11-23 13:10:10.123456 UTC` as seconds since the epoch; nothing is 0."""
     if not stamp or stamp == "n/a":

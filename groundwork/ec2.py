@@ -311,7 +311,8 @@ def _groups(
     shared = {**data, **({"stopped": asleep} if asleep else {})}
     groups: dict[str, list[tuple[str, dict[str, Any]]]] = {env: []}
     for name, item in running.items():
-        own = {"ssh_hostname": _destination(item, address), "private_address": item.private, **shared}
+        outside = {"public_address": item.public, "link_endpoint": item.public} if item.public else {}
+        own = {"ssh_hostname": _destination(item, address), "private_address": item.private, **outside, **shared}
         for group in (env, *_roles(name, item)):
             groups.setdefault(group, []).append((name, own))
     return groups

@@ -15,17 +15,18 @@ _PINNED = re.compile(r"===?\s*[^\s*,]+$|\s@\s*\S+")
 _LOCAL = re.compile(r"^(-r|-c|-e|--requirement|--constraint|--editable|\.{0,2}/|\.$|file:)", re.M)
 
 
-def of_tree(tree: Tree, name: str | None) -> str:
+def of_tree(tree: Tree, name: str | None, setting: str = "app_requirements") -> str:
     """The lock in a tree, as the text of a requirements file.
 
     Args:
         name: path of the lock in the tree; by default requirements.txt, else uv.lock.
+        setting: what names another, for the message.
     Raises:
         SourceError: when there is none, or it can't be used.
     """
     found = name or next((item for item in ("requirements.txt", "uv.lock") if tree.text(item)), None)
     if found is None:
-        raise SourceError("neither requirements.txt nor uv.lock is in the source; app_requirements names another")
+        raise SourceError(f"neither requirements.txt nor uv.lock is in the source; {setting} names another")
     text = tree.text(found)
     if text is None:
         raise SourceError(f"{found} is not in the source")

@@ -149,10 +149,10 @@ def _group_errors(topology: Topology, source: Path) -> Iterable[str]:
 
 
 def _address_errors(topology: Topology) -> Iterable[str]:
-    owners: dict[str, list[str]] = {}
+    owners: dict[tuple[str, str], list[str]] = {}
     for here in topology.hosts.values():
-        owners.setdefault(here.private_address, []).append(here.name)
-    for address, names in owners.items():
+        owners.setdefault((here.site, here.private_address), []).append(here.name)
+    for (_, address), names in owners.items():
         if len(names) > 1:
             yield (
                 f"private_address: {' and '.join(names)} have the same, {address}"
@@ -194,6 +194,7 @@ def _combination_errors(hosts: Iterable[Here]) -> Iterable[str]:
 
 def _combined(here: Here) -> Iterable[str]:
     yield from _known(_host_errors(here))
+    yield from _known(_way_errors(here))
     for role in here.roles:
         yield from _known(_role_errors(here, here.topology.roles[role]))
     yield from _known(_port_errors(here))
@@ -209,12 +210,12 @@ def _role_errors(here: Here, role: type[RoleSettings]) -> Iterable[str]:
 
 def _port_errors(here: Here) -> Iterable[str]:
     """A port that two roles of one host want: the ports that a role takes are those of its own flows."""
-    takers: dict[int, dict[str, None]] = {}
+    takers: dict[tuple[int, str], dict[str, None]] = {}
     for role in here.roles:
         for flow in here.settings(here.topology.roles[role]).flows():
             if flow.role == role:
-                takers.setdefault(flow.port, {})[role] = None
-    for port, roles in takers.items():
+                takers.setdefault((flow.port, flow.protocol), {})[role] = None
+    for (port, _), roles in takers.items():
         if len(roles) > 1:
             yield f"port {port} is wanted by {' and '.join(roles)}: give one of them another"
 
@@ -235,10 +236,23 @@ def _host_errors(here: Here) -> Iterable[str]:
         yield from _source_errors(here, "flows", item.source)
 
 
+def _way_errors(here: Here) -> Iterable[str]:
+    """A service of the inventory that this host's roles use, and nothing leads to."""
+    flows = {flow for other in here.topology.hosts.values() for role in other.roles for flow in other.settings(here.topology.roles[role]).flows()}
+    for role in sorted({flow.role for flow in flows if flow.source in here.roles and flow.nearest}):
+        there = here.topology.with_role(role)
+        if there and here.address(role) is None:
+            where = ", ".join(f"{other.name} (site {other.site!r})" for other in there)
+            yield (
+                f"site: {here.name} is at {here.site!r} and finds no way to {role} on {where}: put both into the group link "
+                "(docs/link.md), or set public_address there"
+            )
+
+
 def _source_errors(here: Here, name: str, source: str) -> Iterable[str]:
     """Whether anybody knows a flow's source, which the setting of that name has."""
     try:
-        here.topology.networks_of(source)
+        here.networks_of(source)
     except UnknownSource as error:
         yield f"{name}: {error}"
 

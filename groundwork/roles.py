@@ -10,7 +10,7 @@ from pyinfra.api.deploy import deploy
 
 from groundwork.settings import RoleSettings
 
-ORDER = ("base", "docker", "mongodb", "redis", "chromadb", "app", "nginx")
+ORDER = ("base", "link", "gpu", "docker", "mongodb", "redis", "chromadb", "app", "inference", "training", "nginx")
 
 
 @cache

@@ -17,6 +17,7 @@ from groundwork.secrets import Secret
 from groundwork.takeover import Found, Met, refused
 
 if TYPE_CHECKING:
+    from groundwork.cuda import Build
     from groundwork.rows import Row
     from groundwork.topology import Flow, Here
 
@@ -152,9 +153,17 @@ class RoleSettings(KeyedSettings):
 
     def taken_ports(self, found: Found) -> Iterable[Met]:
         """Programs that hold a port of the role."""
-        for port in dict.fromkeys(flow.port for flow in self.flows() if flow.role == self.role):
-            for other in found.others_at(port, self.units):
+        for port, protocol in dict.fromkeys((flow.port, flow.protocol) for flow in self.flows() if flow.role == self.role):
+            for other in found.others_at(port, self.units, protocol):
                 yield refused(f"port {port} is taken by {other.name}: give it another port, or {other.stop}")
+
+    def cuda_build(self, here: Here) -> Build | None:
+        """The CUDA build that the role's lock has: groundwork.cuda.build_of(lock); the role gpu's driver must run it."""
+        return None
+
+    def container_runtimes(self, here: Here) -> dict[str, str]:
+        """Runtimes for Docker's containers that the role brings: name -> program."""
+        return {}
 
     def errors(self, here: Here) -> Iterable[str]:
         """What is wrong with this combination on this host, each a sentence that starts with a key."""
@@ -212,6 +221,12 @@ class HostSettings(KeyedSettings):
     """What this is: production, staging, lab; goes into the application's ENVIRONMENT."""
     private_address: Address | None = None
     """Address that the other hosts of the inventory use; by default `ssh_hostname` or the host's name."""
+    site: str = ""
+    """Where the host stands, such as "office". Hosts of one site reach each other by private_address; hosts of
+    two sites by the private link (docs/link.md), or else by public_address. EC2's hosts need none."""
+    public_address: Address | Domain | None = None
+    """Address or name by which hosts of other sites reach this one where no private link joins them; ec2.hosts()
+    sets it to the instance's."""
     hardware_memory: int | None = Field(default=None, ge=256)
     """MiB of memory to plan with, instead of what the host reports."""
     hardware_cores: int | None = Field(default=None, ge=1)
@@ -230,6 +245,9 @@ class HostSettings(KeyedSettings):
     python_index: str | Secret | None = None
     """Index that Python packages come from, such as a company's mirror; a Secret where its URL holds a
     password. By default uv's own."""
+    python_torch_index: str | Secret | None = None
+    """Mirror of PyTorch's own indexes, from which a lock's `torch==…+cu128` comes: what stands before /cu128. A
+    Secret where its URL holds a password. By default uv's own."""
     take_over: list[str] = []
     """Roles that may take over what they find on a host that is not bare, where somebody would notice: the
     run says what, and stops without this. docs/taking-over.md has the table."""
@@ -241,7 +259,8 @@ class HostSettings(KeyedSettings):
     """Set by lab_host(): what else is particular to a lab host."""
 
     def secrets(self, here: Here) -> list[Secret]:
-        return [value for value in (self.python_index, self.sudo_password) if isinstance(value, Secret)]
+        values = (self.python_index, self.python_torch_index, self.sudo_password)
+        return [value for value in values if isinstance(value, Secret)]
 
 
 def key(settings: type[KeyedSettings], field: str) -> str:

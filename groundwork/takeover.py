@@ -170,13 +170,15 @@ class Found:
     mongodb: MongoDB = field(default_factory=MongoDB)
     redis: Redis = field(default_factory=Redis)
     docker: Docker = field(default_factory=Docker)
+    nvidia_program: bool = False
+    """NVIDIA's driver was installed by its own program, which no package knows of."""
 
-    def others_at(self, port: int, units: Iterable[str]) -> list[Listener]:
-        """Programs at a TCP port, but for those of these units."""
+    def others_at(self, port: int, units: Iterable[str], protocol: str = "tcp") -> list[Listener]:
+        """Programs at a port, but for those of these units."""
         found = {
             item.name: item
             for item in self.listeners
-            if (item.protocol, item.port) == ("tcp", port) and item.unit not in units
+            if (item.protocol, item.port) == (protocol, port) and item.unit not in units
         }
         return list(found.values())
 

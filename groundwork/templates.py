@@ -30,6 +30,20 @@ def _environment_value(value: object) -> str:
     return f'"{text}"'
 
 
+def _unit_word(value: object) -> str:
+    """Quote a word of a unit file (systemd.syntax(7), "Quoting"); in a command line "$" is doubled besides.
+
+    Raises:
+        ValueError: for a NUL or a line break, which no unit file can carry.
+    """
+    text = str(value)
+    if set(text) & set("\0\r\n"):
+        raise ValueError("a word of a unit can't contain NUL or a line break")
+    for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
+        text = text.replace(plain, escaped)
+    return f'"{text}"'
+
+
 _jinja = Environment(
     loader=FileSystemLoader(ROOT / "templates"),
     undefined=StrictUndefined,
@@ -41,6 +55,7 @@ _jinja = Environment(
 _jinja.filters["sha256"] = lambda text: hashlib.sha256(text.encode()).hexdigest()
 _jinja.filters["url"] = lambda text: quote(str(text), safe="")
 _jinja.filters["environment_value"] = _environment_value
+_jinja.filters["unit_word"] = _unit_word
 
 
 def render(row: File, settings: RoleSettings, here: Here, secret: Callable[[str], str]) -> bytes:

@@ -10,7 +10,7 @@ import difflib
 import ipaddress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Iterable, Iterator, Mapping, TypeVar, get_args
+from typing import Any, Iterable, Iterator, Literal, Mapping, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pyinfra.api.exceptions import PyinfraError
@@ -21,13 +21,21 @@ from groundwork.takeover import Found
 S = TypeVar("S", bound=KeyedSettings)
 
 INTERNET = "internet"
+PROGRAMS = ("app", "inference", "training")
+"""Roles that are somebody's own programs."""
+LINK = "link"
+"""The role of the private link."""
+LINK_INTERFACE = "wg-groundwork"
 MEMORY_RESERVE = 0.20
 """Share of a host's memory that no role plans with: kernel, page cache, sshd, a login in need."""
 
 
+Protocol = Literal["tcp", "udp"]
+
+
 @dataclass(frozen=True)
 class Flow:
-    """`source` may reach `role` on `port` (TCP).
+    """`source` may reach `role` on `port`.
 
     `source` is a role, an external's name, a network in CIDR form, or "internet".
     """
@@ -35,6 +43,9 @@ class Flow:
     source: str
     role: str
     port: int
+    protocol: Protocol = "tcp"
+    nearest: bool = False
+    """Hosts of another site reach it only where they have none nearer."""
 
 
 def external(
@@ -80,8 +91,14 @@ class Machine:
     """Groundwork has been here before."""
     marks: frozenset[str] = frozenset()
     """Marks of the roles that have been here before."""
+    networks: tuple[tuple[str, str], ...] = ()
+    """Networks that it has routes to, each with its interface, without the private link's."""
     ssh_socket: bool = False
     """systemd listens for sshd (ssh.socket), as Ubuntu 24.04 has it."""
+    cards: tuple[str, ...] = ()
+    """PCI device ids of NVIDIA's cards, such as 2684."""
+    secure_boot: bool = False
+    """The firmware lets the kernel load signed modules only."""
     booting: bool = False
     """cloud-init still works; or, when Groundwork has never been here, it has ended with errors."""
 
@@ -152,25 +169,6 @@ class Topology:
         """Whether every host is a lab's."""
         return all(host.data.get("lab_suite") for host in self.hosts.values())
 
-    def networks_of(self, source: str) -> list[str] | None:
-        """Networks that a flow's source stands for; None stands for everybody.
-
-        Raises:
-            UnknownSource: for a source that is no role, no external and no network.
-        """
-        if source == INTERNET:
-            return None
-        if source in self.roles:
-            running = [host.private_address for host in self.with_role(source)]
-            stopped = [address for host in self.hosts.values() for address in host.settings(HostSettings).stopped.get(source, ())]
-            return list(dict.fromkeys([*running, *stopped]))
-        if found := self.external(source):
-            return list(found.networks)
-        try:
-            return [str(ipaddress.ip_network(source))]
-        except ValueError:
-            raise UnknownSource(source) from None
-
 
 @dataclass
 class Opening:
@@ -178,8 +176,11 @@ class Opening:
 
     port: int
     role: str
+    protocol: Protocol = "tcp"
     sources: dict[str, list[str] | None] = field(default_factory=dict)
     """Flow source -> its networks; None stands for everybody."""
+    addresses: list[str] = field(default_factory=list)
+    """Addresses of this host by which they come."""
 
     @property
     def everybody(self) -> bool:
@@ -236,18 +237,42 @@ class Here:
     # Addresses
 
     @cached_property
+    def site(self) -> str:
+        """Where the host stands."""
+        return self.settings(HostSettings).site
+
+    @cached_property
     def private_address(self) -> str:
-        """Address that the other hosts use."""
+        """Address that the other hosts of its site use."""
         given = self.settings(HostSettings).private_address
         return given or str(self.data.get("ssh_hostname") or self.name)
 
-    def address_of(self, other: Here) -> str:
-        """Where this host finds another: loopback for itself, else the private address."""
-        return "127.0.0.1" if other is self else other.private_address
+    @cached_property
+    def link_address(self) -> str | None:
+        """Its address on the private link, where it is on it."""
+        return self.settings(self.topology.roles[LINK]).address_for(self) if LINK in self.roles else None
+
+    @property
+    def is_dialed(self) -> bool:
+        """Whether the others on the private link can begin to talk with it."""
+        return bool(self.link_address and self.settings(self.topology.roles[LINK]).endpoint)
+
+    def is_linked(self, other: Here) -> bool:
+        """Whether the private link joins this host and another: one of them must take the other's first packet."""
+        return bool(self.link_address and other.link_address) and (self.is_dialed or other.is_dialed)
+
+    def address_of(self, other: Here) -> str | None:
+        """Where this host finds another: loopback for itself; None where nothing leads there."""
+        if other is self:
+            return "127.0.0.1"
+        if other.site == self.site:
+            return other.private_address
+        return other.link_address if self.is_linked(other) else other.settings(HostSettings).public_address
 
     def peers(self, role: str) -> list[Here]:
-        """Hosts that carry a role, this one first if it does."""
-        return sorted(self.topology.with_role(role), key=lambda host: host is not self)
+        """Hosts that carry a role and can be reached from here: this one first if it does, then those of its site."""
+        there = [host for host in self.topology.with_role(role) if self.address_of(host)]
+        return sorted(there, key=lambda host: (host is not self, host.site != self.site))
 
     def address(self, role: str) -> str | None:
         """Where this host finds a role: the nearest peer, or the external of that name."""
@@ -262,16 +287,36 @@ class Here:
 
     # Ports
 
+    def networks_of(self, source: str) -> list[str] | None:
+        """Networks that a flow's source has when it comes to this host; None stands for everybody.
+
+        Raises:
+            UnknownSource: for a source that is no role, no external and no network.
+        """
+        if source == INTERNET:
+            return None
+        if source in self.topology.roles:
+            return self._addresses_in(Flow(source, "", 0))
+        if found := self.topology.external(source):
+            return list(found.networks)
+        try:
+            return [str(ipaddress.ip_network(source))]
+        except ValueError:
+            raise UnknownSource(source) from None
+
     def openings(self) -> list[Opening]:
         """What this host's firewall opens, by port."""
-        found: dict[int, Opening] = {}
+        found: dict[tuple[int, str], Opening] = {}
         for flow in self._flows_in():
             if flow.role in self.roles:
-                opening = found.setdefault(flow.port, Opening(flow.port, flow.role))
-                opening.sources[flow.source] = self._others(self.topology.networks_of(flow.source))
-        return [
-            found[port] for port in sorted(found) if any(v != [] for v in found[port].sources.values())
-        ]
+                opening = found.setdefault((flow.port, flow.protocol), Opening(flow.port, flow.role, flow.protocol))
+                opening.sources[flow.source] = self._others(flow)
+                opening.addresses = list(dict.fromkeys([*opening.addresses, *self._ways_in(flow)]))
+        return [found[key] for key in sorted(found) if any(v != [] for v in found[key].sources.values())]
+
+    def binds(self, port: int) -> list[str]:
+        """Addresses of this host by which others come to a TCP port: what the service listens on besides loopback."""
+        return next((item.addresses for item in self.openings() if (item.port, item.protocol) == (port, "tcp")), [])
 
     def _flows_in(self) -> list[Flow]:
         """Flows that can end here: a role's own ports are those that *this* host sets, and not a
@@ -284,11 +329,37 @@ class Here:
             found.update((Flow(item.source, item.role, item.port), None) for item in host.settings(HostSettings).flows)
         return list(found)
 
-    def _others(self, networks: list[str] | None) -> list[str] | None:
-        """Networks without this host itself, which comes in by loopback."""
-        if networks is None:
-            return None
-        return [network for network in networks if network != self.private_address]
+    def _others(self, flow: Flow) -> list[str] | None:
+        """Networks of a flow's source without this host itself, which comes in by loopback."""
+        networks = self._addresses_in(flow) if flow.source in self.topology.roles else self.networks_of(flow.source)
+        return networks and [network for network in networks if network != self.private_address]
+
+    def _comers(self, flow: Flow) -> list[Here]:
+        """Hosts of a flow's source, which is a role, that come to this one by an address that we know."""
+        return [
+            host
+            for host in self.topology.with_role(flow.source)
+            if host.site == self.site
+            or host.is_linked(self) and (not flow.nearest or host.peers(flow.role)[:1] == [self])
+        ]
+
+    def _addresses_in(self, flow: Flow) -> list[str]:
+        """Addresses by which the hosts of a flow's source come, those that are stopped among them."""
+        found = [host.private_address if host.site == self.site else host.link_address or "" for host in self._comers(flow)]
+        return list(dict.fromkeys([*found, *self._stopped(flow.source)]))
+
+    def _stopped(self, role: str) -> list[str]:
+        stopped = (host.settings(HostSettings).stopped for host in self.topology.hosts.values() if host.site == self.site)
+        return [address for roles in stopped for address in roles.get(role, ())]
+
+    def _ways_in(self, flow: Flow) -> list[str]:
+        """Addresses of this host by which a flow comes."""
+        if self._others(flow) == []:
+            return []
+        if flow.source not in self.topology.roles:
+            return [self.private_address]
+        sites = [host.site for host in self._comers(flow) if host is not self] + [self.site for _ in self._stopped(flow.source)]
+        return list(dict.fromkeys(self.private_address if site == self.site else self.link_address or "" for site in sites))
 
     # Memory and cores
 

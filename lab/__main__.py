@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from . import controller, hosts, inventory, network, repository, web
+from . import controller, hosts, inventory, network, repository, settings, web
 from .settings import CACHE, LabError
 from .shell import say, warn
 
@@ -119,8 +119,9 @@ def _what(options: argparse.Namespace) -> str | None:
 
 def _prepare() -> None:
     """What hosts need around them: the network and the web server."""
-    if network.up():
-        for host in hosts.known().values():
+    new = network.up()
+    for host in hosts.known().values():
+        if settings.bridge(host.address) in new:
             hosts.stop(host)  # cut off from a bridge that is gone; boots again with its files
     web.up()
 

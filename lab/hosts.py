@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import cgroups, network, roots, settings
 from .inventory import Wanted
-from .settings import BRIDGE, GATEWAY, HOST_KEYS, HOSTS, KNOWN_HOSTS, LOCK, SSH_KEY, TRASH, LabError
+from .settings import HOST_KEYS, HOSTS, KNOWN_HOSTS, LOCK, SSH_KEY, TRASH, LabError
 from .shell import run, say, step
 
 KEY_TYPES = ("ed25519", "ecdsa", "rsa")
@@ -282,7 +282,7 @@ Address={settings.address6(host.address)}/64
 DuplicateAddressDetection=none
 
 [Route]
-Gateway={GATEWAY}
+Gateway={settings.gateway(host.address)}
 """
 
 
@@ -331,7 +331,7 @@ def _nspawn(host: Host) -> list[str]:
     binds = [f"--bind={host.folder}/{name}:/var/lib/{name}" for name in PLAIN]
     return [
         "systemd-nspawn", "--quiet", "--boot", f"--machine={host.machine}", f"--hostname={host.name}",
-        f"--directory={host.folder}/root", f"--network-bridge={BRIDGE}", *binds,
+        f"--directory={host.folder}/root", f"--network-bridge={settings.bridge(host.address)}", *binds,
         "--register=no", "--keep-unit", "--resolv-conf=off", "--timezone=off", "--link-journal=no",
         "--capability=all", "--drop-capability=CAP_SYS_TIME,CAP_SYS_MODULE", "--system-call-filter=@known",
     ]  # fmt: skip

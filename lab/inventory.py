@@ -10,6 +10,8 @@ from pathlib import Path
 from . import settings
 from .settings import LabError
 
+_NETWORKS = (settings.NETWORK, settings.OFFICE)
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -40,7 +42,7 @@ def read(path: str) -> list[Wanted]:
 
 def check(hosts: list[Wanted]) -> None:
     """Refuse what could not be booted."""
-    owner = {settings.GATEWAY: "the controller"}
+    owner = dict.fromkeys(map(settings.gateway, _NETWORKS), "the controller")
     for host in hosts:
         if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", host.name):
             raise LabError(f"{host.name!r} is no host name: use lower case letters, digits and hyphens.")
@@ -48,8 +50,8 @@ def check(hosts: list[Wanted]) -> None:
             raise LabError(f"{host.name}: no suite {host.suite!r}; there are {', '.join(settings.SUITES)}.")
         if not _usable(host.address):
             raise LabError(
-                f"{host.name}: the address {host.address} is not a host's address in the lab's network "
-                f"{settings.NETWORK} (GROUNDWORK_LAB_NETWORK)."
+                f"{host.name}: the address {host.address} is not a host's address in the lab's networks "
+                f"{settings.NETWORK} (GROUNDWORK_LAB_NETWORK) and {settings.OFFICE} (the office, behind NAT)."
             )
         if host.address in owner:
             raise LabError(f"{host.name} and {owner[host.address]} cannot both have the address {host.address}.")
@@ -58,7 +60,7 @@ def check(hosts: list[Wanted]) -> None:
 
 def _usable(address: str) -> bool:
     try:
-        return ipaddress.ip_address(address) in list(ipaddress.ip_network(settings.NETWORK).hosts())
+        return any(ipaddress.ip_address(address) in list(ipaddress.ip_network(network).hosts()) for network in _NETWORKS)
     except ValueError:
         return False
 

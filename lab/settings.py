@@ -9,13 +9,44 @@ NETWORK = os.environ.get("GROUNDWORK_LAB_NETWORK") or "10.87.0.0/24"
 MIRROR = os.environ.get("GROUNDWORK_LAB_MIRROR")
 SUITE = os.environ.get("GROUNDWORK_LAB_SUITE") or "bookworm"
 
-PREFIX = NETWORK.removesuffix("/24").rpartition(".")[0]  # "10.87.0"
-GATEWAY = f"{PREFIX}.1"
-NETWORK6 = f"fd87:{PREFIX.replace('.', ':')}::/64"
 
-# Every name that the controller's kernel sees is derived from the network, so that two labs can
-# stand side by side. "gw-255-255-255" still fits into an interface's 15 characters.
-BRIDGE = f"gw-{PREFIX.replace('.', '-')}"
+def gateway(address: str) -> str:
+    """The controller's address in the network of a host's address."""
+    return f"{prefix(address)}.1"
+
+
+def bridge(address: str) -> str:
+    """The bridge of a host's address.
+
+    Every name that the controller's kernel sees is derived from the network, so that two labs can
+    stand side by side. "gw-255-255-255" still fits into an interface's 15 characters.
+    """
+    return f"gw-{prefix(address).replace('.', '-')}"
+
+
+def address6(address: str) -> str:
+    """The IPv6 address beside a host's IPv4 address: the same octets."""
+    return f"fd87:{prefix(address).replace('.', ':')}::{address.rpartition('.')[2]}"
+
+
+def prefix(address: str) -> str:
+    """What the addresses of a network have in common: three octets."""
+    return address.rpartition(".")[0]
+
+
+def _office() -> str:
+    first, _, third = PREFIX.rpartition(".")
+    return f"{first}.{int(third) ^ 128}" if third.isdecimal() else PREFIX  # what is no network, check() refuses
+
+
+# Two networks: the first, which the office behind its NAT reaches, and the office.
+PREFIX = prefix(NETWORK)  # "10.87.0"
+OFFICE_PREFIX = _office()  # "10.87.128"
+OFFICE = f"{OFFICE_PREFIX}.0/24"
+
+GATEWAY = gateway(NETWORK)
+BRIDGE = bridge(NETWORK)
+OFFICE_BRIDGE = bridge(OFFICE)
 NFT_TABLE = f"groundwork_lab_{PREFIX.replace('.', '_')}"
 
 DEBIAN = ("bookworm", "trixie")
@@ -49,8 +80,3 @@ def check() -> None:
         raise LabError(f"GROUNDWORK_LAB_NETWORK must be a private IPv4 /24 such as 10.88.0.0/24, not {NETWORK}.")
     if not CACHE.is_absolute() or len(str(CACHE)) > 120:
         raise LabError(f"GROUNDWORK_LAB_CACHE must be an absolute path of at most 120 characters, not {CACHE}.")
-
-
-def address6(address: str) -> str:
-    """The IPv6 address beside a host's IPv4 address: the same last octet."""
-    return NETWORK6.replace("/64", address.rpartition(".")[2])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Iterable, Mapping
 
 from pyinfra import host, state
@@ -76,7 +78,8 @@ def packages(
     configuration files are kept where they were changed.
 
     Args:
-        present: names, or name -> version (None for any). A version that differs is installed.
+        present: names, or name -> version (None for any; 535.309.01-* for any that begins so). A version that
+            differs is installed.
         held: keep apt from upgrading them (`apt-mark hold`).
         upgrade_once: upgrade everything first, once in a host's life.
         recommends: install what the packages recommend, too.
@@ -84,6 +87,18 @@ def packages(
     """
     wanted = dict(present) if isinstance(present, Mapping) else dict.fromkeys(present)
     now = host.get_fact(Apt, packages=sorted(wanted)) or AptState()
+    yield from install(wanted, now, held, upgrade_once, recommends, setting)
+
+
+def install(
+    wanted: Mapping[str, str | None],
+    now: AptState,
+    held: bool = False,
+    upgrade_once: bool = False,
+    recommends: bool = True,
+    setting: str = "a package's version",
+):
+    """The commands of `packages`, for an operation that has asked already."""
     missing = [name for name in wanted if _differs(now, name, wanted[name])]
     first = upgrade_once and not now.upgraded
     if missing or first or now.broken:
@@ -106,6 +121,14 @@ def packages(
         yield f"apt-mark hold {' '.join(unheld)} >/dev/null"
 
 
+def fresh_lists(now: AptState):
+    """The commands after which apt can be asked what there is; gives the state that they leave."""
+    yield from _unlocked()
+    yield from _repaired(now)
+    yield from _updated(now)
+    return replace(now, guard_left=False, broken=False, sources_newer=False, lists_age=0)
+
+
 def _unlocked():
     """Wait for another apt where it is seen: what commands print is shown with -vvv only."""
     if state.is_executing:
@@ -116,7 +139,7 @@ def _unlocked():
 
 def _differs(now: AptState, name: str, version: str | None) -> bool:
     installed = now.versions.get(name)
-    return installed is None or (version is not None and installed != version)
+    return installed is None or (version is not None and not fnmatchcase(installed, version))
 
 
 def _argument(name: str, version: str | None) -> str:
@@ -128,7 +151,10 @@ def _available(pinned: list[str], setting: str) -> str:
 
     The lists may be hours old: they are fetched before anything is said not to exist.
     """
-    has = 'apt-cache madison "$name" | awk -v v="$version" \'$3 == v { found = 1 } END { exit !found }\''
+    has = (
+        'apt-cache madison "$name" | awk -v v="$version" \'BEGIN { any = sub(/[*]$/, "", v) } '
+        "$3 == v || any && index($3, v) == 1 { found = 1 } END { exit !found }'"
+    )
     every = 'apt-cache madison "$name" | awk \'!seen[$3]++ { print $3 }\' | head -n 20 | paste -sd" "'
     return (
         f"for item in {' '.join(map(shlex.quote, pinned))}; do name=${{item%%=*}}; version=${{item#*=}}; "

@@ -53,7 +53,16 @@ _PORT = """{{ taken=$(ss -Hltnp 'sport = :{port}' | while read -r state in out a
   pid=${{who#*pid=}}; grep -qs '/{unit}$' "/proc/${{pid%%,*}}/cgroup" || echo "$at $who"
 done); [ -z "$taken" ] || {{ echo "{unit} can't have port {port} ({where}), which another program has: $taken"; false; }}; }}"""
 
-PLACES = {"/etc/systemd/system/": _SYSTEMD, "/etc/logrotate.d/": _LOGROTATE, f"{LIB}/": "sh -n {}"}
+# modprobe, too, ignores a line that it does not understand, with a warning.
+_MODPROBE = "[ ! -e /sbin/modprobe ] || ! modprobe -C {} -c 2>&1 >/dev/null | grep ."
+
+PLACES = {
+    "/etc/systemd/system/": _SYSTEMD,
+    "/etc/logrotate.d/": _LOGROTATE,
+    "/etc/modprobe.d/": _MODPROBE,
+    "/etc/apt/apt.conf.d/": "APT_CONFIG={} apt-config dump >/dev/null",
+    f"{LIB}/": "sh -n {}",
+}
 """Directory -> how a file in it is checked when its row says nothing."""
 
 

@@ -246,6 +246,21 @@ def release() -> None:
         _held.pop(name).close()
 
 
+def goes_down(item) -> None:
+    """The host is about to be rebooted by this run: that its lock ends with it is no loss."""
+    _held.pop(item.name, None)
+
+
+def again(item) -> str | None:
+    """Lock a host that was rebooted, if this run had locked it. Gives why it could not be."""
+    end = time.monotonic() + MOMENT
+    while item.name in _wanted and (answer := _take(item)) is not None:
+        if time.monotonic() > end:
+            return _message(item, answer)
+        time.sleep(1)
+    return None
+
+
 class _Ends(BaseStateCallback):
     """Gives the lock free at the end of a run, and not where an operation was cut off."""
 
@@ -292,8 +307,9 @@ def _watch(item, line: _Line) -> None:
 
 def _lost(item, line: _Line) -> None:
     """Say why the lock is lost, and end the run on this host."""
-    if _held.pop(item.name, None) is not line:
-        return
+    if _held.get(item.name) is not line:
+        return  # given free, or another one since
+    del _held[item.name]
     lost = "the connection was lost (the host went down, or does not answer)" if line.is_dead else "its lock was taken away"
     item.log(
         f"  {item.name}: {lost}. This run is over here; what it had begun is finished by the next one. Run it again "

@@ -14,7 +14,8 @@ from pyinfra import host
 from pyinfra.api import operation
 
 from facts.files import Content, Paths
-from groundwork.rows import Directory, File
+from facts.packages import Source, Sources
+from groundwork.rows import Absent, Directory, File
 from operations.files import table
 from operations.report import report, stop
 
@@ -66,6 +67,42 @@ def repository(
     else:
         yield from _fetched(key, wanted, keyring, path, text)
     yield from table._inner(rows=rows, settings=None)
+
+
+@operation()
+def components(repository: str, codename: str, components: Iterable[str]):
+    """Have more components of the distribution's own archive, from where the host has the others: its own sources stay as they are.
+
+    Args:
+        repository: names the file /etc/apt/sources.list.d/<repository>.sources.
+        codename: the distribution's; its suites are those that begin with it.
+        components: such as non-free. Nothing is done for those that the host's own sources have.
+    """
+    path = f"/etc/apt/sources.list.d/{repository}.sources"
+    sources = [source for source in host.get_fact(Sources) or [] if source.path != path]
+    content = more_components(sources, codename, list(components))
+    rows = [File(path, content=content) if content else Absent(path)]
+    yield from table._inner(rows=rows, settings=None)
+
+
+def more_components(sources: Iterable[Source], codename: str, wanted: list[str]) -> str:
+    """The deb822 file with what the sources lack of some components; empty where they lack nothing."""
+    there: dict[tuple[str, str], Source] = {}
+    has: dict[tuple[str, str], set[str]] = {}
+    for source in sources:
+        for suite in source.suites:
+            if suite.split("-")[0] == codename and source.components:
+                place = (source.uris.rstrip("/"), suite)
+                there.setdefault(place, source)
+                has.setdefault(place, set()).update(source.components)
+    stanzas = []
+    for (uris, suite), source in there.items():
+        missing = [name for name in wanted if name not in has[uris, suite]] if "main" in has[uris, suite] else []
+        if missing:
+            signed_by = f"Signed-By: {source.signed_by}\n" if source.signed_by else ""
+            stanzas.append(f"Types: deb\nURIs: {uris}\nSuites: {suite}\nComponents: {' '.join(missing)}\n{signed_by}")
+    header = "# Managed by Groundwork (operations/repository.py): changes here are overwritten\n"
+    return "\n".join([header, *stanzas]) if stanzas else ""
 
 
 def source(

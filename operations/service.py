@@ -10,7 +10,7 @@ from pyinfra import host, state
 from pyinfra.api import operation
 from pyinfra.api.operation import OperationMeta
 
-from facts.units import STAMPS, Unit, Units
+from facts.units import STAMPS, Unit, UnitFiles, Units
 from operations.files import ports_free
 from operations.report import report
 
@@ -31,6 +31,8 @@ class Service:
     """None leaves it as it is: for what systemd's own conditions may keep off."""
     restart: bool = True
     """False: it is reloaded or restarted elsewhere, where it is stale."""
+    batch: bool = False
+    """A job, which others start: it is neither started nor stopped here, and where it runs that is told."""
     ports: Mapping[int, str] = field(default_factory=dict)
     """TCP port -> where it is set: when the unit does not start, who else has it is told."""
 
@@ -60,12 +62,16 @@ def services(services: Iterable[Service], after: Iterable[OperationMeta] = ()):
 def _needs_reload(item: Service, unit: Unit) -> bool:
     """Also before every start: systemd's cache of paths may not know a drop-in that is seconds old,
     and NeedDaemonReload says "no" then (seen with 252)."""
-    starts = item.running and (not unit.running or (unit.stale and item.restart))
+    starts = item.running and not item.batch and (not unit.running or (unit.stale and item.restart))
     return bool(starts or unit.needs_daemon_reload or not unit.loaded)
 
 
 def _agree(item: Service, unit: Unit):
     name = shlex.quote(item.unit)
+    if item.batch:
+        if unit.running:
+            report(f"{item.unit}: runs, and is left alone; its next start takes what is new")
+        return
     if item.enabled and unit.enabled not in ("enabled", "enabled-runtime", "static", "indirect", "alias"):
         report(f"{item.unit}: enabled")
         yield f"systemctl enable --quiet {name}"
@@ -87,6 +93,27 @@ def _agree(item: Service, unit: Unit):
         report(f"{item.unit}: {verb} ({unit.newest_path} is newer than what runs)")
         stamp = f" && mkdir -p {STAMPS} && touch {STAMPS}/{name}" if verb == "reload" else ""
         yield _or_say_why(f"systemctl {verb} {name}{stamp}", item)
+
+
+@operation()
+def only(pattern: str, units: Iterable[str]):
+    """Remove unit files of ours that nobody declares any more.
+
+    What was enabled is stopped. A job that runs ends by itself.
+
+    Args:
+        pattern: of the names of the units: "training-*".
+        units: those that are declared, with their suffixes.
+    """
+    wanted = set(units)
+    gone = [name for name in host.get_fact(UnitFiles, pattern=pattern) or [] if name not in wanted]
+    commands = []
+    for name in gone:
+        report(f"{name}: removed, because it is declared no more")
+        quoted = shlex.quote(name)
+        enabled = f"! systemctl is-enabled --quiet {quoted} 2>/dev/null"
+        commands.append(f"{{ {enabled} || systemctl disable --quiet --now {quoted}; }} && rm -f /etc/systemd/system/{quoted}")
+    yield from [*commands, "systemctl daemon-reload"] if commands else []
 
 
 def _or_say_why(command: str, item: Service) -> str:

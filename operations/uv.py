@@ -49,6 +49,7 @@ def environment(
     python: str | None = None,
     build: bool = False,
     link: bool = True,
+    torch_backend: str | None = None,
 ):
     """Make a directory's environment hold what a lock says; `PATH/current` names it.
 
@@ -63,14 +64,16 @@ def environment(
         python: interpreter on the host, a name or a path; by default /usr/bin/python3.
         build: allow packages that come as source only: their build scripts run as root.
         link: keep `current` and remove old environments; else the caller decides what is used.
+        torch_backend: which of PyTorch's own indexes has its packages, by uv's name (cu128, cpu): those of a lock
+            with `torch==…+cu128` are on no other (groundwork.cuda.build_of reads it from there).
     """
     lock, interpreter = lock_text(requirements), python or "/usr/bin/python3"
-    wanted = name(lock, python)
+    wanted = name(lock, python, torch_backend)
     now = host.get_fact(Environments, path=path, uv=UV, python=interpreter) or EnvironmentsState()
     if wanted not in now.complete or (now.python and now.complete[wanted] != now.python):
         yield from _uv(now)
         report(f"{path}/{wanted}: new environment")
-        yield _build(f"{path}/{wanted}", lock, interpreter, build)
+        yield _build(f"{path}/{wanted}", lock, interpreter, build, torch_backend)
     if not link:
         return
     if now.current != wanted:
@@ -83,10 +86,10 @@ def environment(
         yield remove(path, old)
 
 
-def name(lock: str, python: str | None = None) -> str:
-    """Name of the environment of a lock's text: 16 digits of a hash over it, Python and uv."""
-    parts = "\0".join((lock, python or "", UV_VERSION))
-    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+def name(lock: str, python: str | None = None, torch_backend: str | None = None) -> str:
+    """Name of the environment of a lock's text: 16 digits of a hash over it, Python, uv, and PyTorch's index."""
+    parts = (lock, python or "", UV_VERSION, *([torch_backend] if torch_backend else []))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def lock_text(requirements: str | Path) -> str:
@@ -110,15 +113,19 @@ def remove(path: str, names: Iterable[str]) -> str:
     return f"cd {shlex.quote(path)} && rm -f -- {stamps} && rm -rf -- {' '.join(quoted)}"
 
 
-def _build(target: str, lock: str, interpreter: str, build: bool) -> StringCommand:
+def _build(target: str, lock: str, interpreter: str, build: bool, torch_backend: str | None) -> StringCommand:
     hashes = " --require-hashes" if "--hash=" in lock else ""
     wheels = "" if build else " --no-build"
     target, interpreter = shlex.quote(target), shlex.quote(interpreter)
-    # The index may hold a password, so it comes on standard input, as the first line before the lock.
+    # The indexes may hold a password, so they come on standard input, as the first lines before the lock.
     # What a run that was killed left behind may still be at it: it is waited for, not undone.
     return StringCommand(
-        f"set -e; umask 022; export {_ENVIRONMENT}; IFS= read -r index; "
+        f"set -e; umask 022; export {_ENVIRONMENT}; IFS= read -r index; IFS= read -r torch; "
         '[ -z "$index" ] || export UV_DEFAULT_INDEX="$index"; '
+        # uv's own switch knows no mirror. PyTorch's index has old versions of other packages, too: a lock names
+        # what it wants of either index.
+        'case $torch in "") ;; *://*) export UV_INDEX="$torch" UV_INDEX_STRATEGY=unsafe-best-match ;; '
+        '*) export UV_TORCH_BACKEND="$torch" ;; esac; '
         f"mkdir -p $(dirname {CACHE}) $(dirname {target}); install -d -m 700 {CACHE}; exec 9>$(dirname {target})/.lock; flock 9; "
         f"version=$({interpreter} -V | cut -d. -f1,2); "
         f'[ -n "$version" ] || {{ echo "there is no "{interpreter}" on the host" >&2; exit 1; }}; [ "$(cat {target}/{STAMP} 2>/dev/null)" != "$version" ] || exit 0; '
@@ -127,12 +134,21 @@ def _build(target: str, lock: str, interpreter: str, build: bool) -> StringComma
         f"--python {target}/bin/python -r {target}/requirements.txt; "
         # uv's own lock file is for everybody to write.
         f'chmod -f go-w {target}/.lock || true; sync -f {target}; echo "$version" >{target}/{STAMP}.new; mv {target}/{STAMP}.new {target}/{STAMP}',
-        _stdin=f"{_index()}\n{lock}",
+        _stdin=f"{_url(_settings().python_index)}\n{_torch(torch_backend)}\n{lock}",
     )
 
 
-def _index() -> str:
-    given = current().settings(HostSettings).python_index
+def _torch(backend: str | None) -> str:
+    """The URL of PyTorch's index on a mirror, or uv's name for it; nothing where it is not wanted."""
+    mirror = _url(_settings().python_torch_index)
+    return f"{mirror.rstrip('/')}/{backend}" if mirror and backend else backend or ""
+
+
+def _settings() -> HostSettings:
+    return current().settings(HostSettings)
+
+
+def _url(given: str | Secret | None) -> str:
     return secret_value(given.name) if isinstance(given, Secret) else given or ""
 
 

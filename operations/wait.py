@@ -107,3 +107,28 @@ def _until(ask: str, what: str, unit: str, seconds: int, log: str | None = None)
 def _tail(log: str | None) -> str:
     """Errors and fatal errors in the end of MongoDB's kind of log, which is JSON."""
     return f"tail -n 200 {shlex.quote(log)} | grep -E '\"s\":\"[EF]\"' | tail -n 5 >&2; " if log else ""
+
+
+@operation()
+def handshakes(interface: str, peers: dict[str, str], seconds: int = 30):
+    """Wait until WireGuard has heard from those whom this host dials; who is silent is named, and is no failure.
+
+    Args:
+        interface: WireGuard's.
+        peers: a peer's address in the link -> how to name it.
+        seconds: how long to wait; WireGuard tries every 5 (its paper, 6.1).
+    """
+    if not (peers and state.is_executing):
+        return
+    # Of a peer: key, preshared key, endpoint, allowed addresses, last handshake, …
+    heard = f"wg show {interface} dump | awk 'NR > 1 && $5 > 0 {{ print $4 }}'"
+    ask = f"for i in $(seq {2 * seconds}); do heard=$({heard}); [ $(echo \"$heard\" | grep -c .) -ge {len(peers)} ] && break; sleep 0.5; done; echo \"$heard\""
+    _, output = host.run_shell_command(StringCommand(ask), _sudo=True)
+    there = {line.split("/")[0] for line in output.stdout_lines}
+    for address, name in peers.items():
+        if address not in there:
+            report(
+                f"link: nothing heard from {name} in {seconds} s. Services start without it, and it comes by itself. Does that "
+                "host run, with its UDP port open to this one (EC2: its security group), and has it been deployed?"
+            )
+    yield from ()

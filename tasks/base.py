@@ -24,7 +24,7 @@ from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Link, Row
 from groundwork.settings import Address, Domain, Network, Part, Port, RoleSettings, Size, UserName, is_address, matching
 from groundwork.takeover import Found, Met, asked, refused, told
-from groundwork.topology import INTERNET, Flow, Here, Machine, Opening
+from groundwork.topology import INTERNET, LINK_INTERFACE, Flow, Here, Machine, Opening
 from operations import accounts, apt, files, firewall, host, service, sshd, swap, sysctl, takeover, unconfirmed, wait
 
 
@@ -88,9 +88,6 @@ rm -rf $d; echo "$said" | sed "s|$d/candidate.conf|{}|" | grep -F "{}"; [ $? = 1
 
 # What reads it is Python, too: where there is no PyYAML there is no cloud-init.
 YAML = "! python3 -c 'import yaml' 2>/dev/null || python3 -c 'import sys, yaml; yaml.safe_load(open(sys.argv[1]))' {}"
-
-# modprobe, too, ignores a line that it does not understand, with a warning.
-MODPROBE = "[ ! -e /sbin/modprobe ] || ! modprobe -C {} -c 2>&1 >/dev/null | grep ."
 
 MODULES = ("dccp", "rds", "sctp", "tipc", "cramfs", "freevxfs", "hfs", "hfsplus", "jffs2")
 """Protocols and file systems that no server of ours speaks; the kernel would load their modules for anybody."""
@@ -219,7 +216,7 @@ class Settings(RoleSettings):
 
     def ssh_networks(self, here: Here) -> list[str] | None:
         """Who may connect to sshd, as networks; None for everybody."""
-        found = [here.topology.networks_of(source) for source in self.ssh_sources]
+        found = [here.networks_of(source) for source in self.ssh_sources]
         return None if None in found else [network for networks in found for network in networks or []]
 
     def users(self) -> list[accounts.User]:
@@ -240,15 +237,18 @@ class Settings(RoleSettings):
         return self.hostname or (None if is_address(here.name) else here.name)
 
     def addresses(self, here: Here) -> dict[str, list[str]]:
-        """Private address -> names of each host of the inventory."""
+        """Address as seen from here -> names of each host of the inventory that can be reached."""
         found: dict[str, list[str]] = {}
         for other in here.topology.hosts.values():
+            address = other.private_address if other is here else here.address_of(other)
+            if not address or not is_address(address):
+                continue
             name = other.settings(Settings).hostname_of(other)
             names = [name, name.split(".")[0]] if name else []
             if _is_domain(other.name) and not is_address(other.name):
                 names.append(other.name)
             if names:
-                found[other.private_address] = list(dict.fromkeys([*found.get(other.private_address, []), *names]))
+                found[address] = list(dict.fromkeys([*found.get(address, []), *names]))
         return found
 
     def swap(self, here: Here) -> int:
@@ -266,19 +266,20 @@ class Settings(RoleSettings):
             if item.port == self.ssh_port and connected not in [other.port for other in openings]
         ]
         return {
-            "host": [rule for item in [*openings, *moving] for rule in rules(item, "tcp dport")],
+            "host": [rule for item in [*openings, *moving] for rule in rules(item, f"{item.protocol} dport", here)],
             "published": [
                 rule
                 for item in openings
                 if item.role == "docker"
-                for rule in rules(item, "meta l4proto tcp ct original proto-dst")
+                for rule in rules(item, "meta l4proto tcp ct original proto-dst", here)
             ],
         }
 
     def never_banned(self, here: Here) -> list[str]:
         """Addresses and networks that fail2ban leaves alone."""
-        hosts = [other.private_address for other in here.topology.hosts.values()]
-        sources = [network for source in self.ssh_sources for network in here.topology.networks_of(source) or []]
+        others = here.topology.hosts.values()
+        hosts = [address for other in others for address in (other.private_address, other.link_address) if address]
+        sources = [network for source in self.ssh_sources for network in here.networks_of(source) or []]
         # Behind a jump host everybody comes from one address: one person's failed logins would ban us all.
         jumps = [address for address in connections.jumps(here) if is_address(address)]
         return list(dict.fromkeys([*hosts, *sources, *jumps, *self.ban_never]))
@@ -299,7 +300,6 @@ class Settings(RoleSettings):
                 "/etc/modprobe.d/groundwork.conf",
                 template="base/modprobe.conf.j2",
                 variables={"modules": MODULES},
-                check=MODPROBE,
             ),
             File("/etc/security/limits.d/groundwork.conf", template="base/limits.conf.j2"),
             *self._fail2ban_files(here),
@@ -357,7 +357,6 @@ class Settings(RoleSettings):
                 "/etc/apt/apt.conf.d/52groundwork",
                 template="base/apt.conf.j2",
                 variables={"origins": security_origins(machine)},
-                check="APT_CONFIG={} apt-config dump >/dev/null",
             ),
             Directory("/etc/systemd/journald.conf.d"),
             File(
@@ -431,13 +430,14 @@ class Settings(RoleSettings):
         """Programs that others reach today, and will not; none where our firewall is loaded already."""
         if found.firewall_loaded:
             return []
-        open_ports = {opening.port for opening in here.openings()} | {here.data.get("ssh_port") or 22}
+        opened = {(opening.protocol, opening.port) for opening in here.openings()} | {("tcp", here.data.get("ssh_port") or 22)}
+        opened |= {("udp", port) for port in DHCP}
         closed = [
             f"port {item.port}{'' if item.protocol == 'tcp' else '/udp'} of {item.name}"
             for item in found.listeners
             if not item.local
             and not (item.program == "docker-proxy" and "docker" in here.roles)  # that role tells of its containers
-            and item.port not in (DHCP if item.protocol == "udp" else open_ports)
+            and (item.protocol, item.port) not in opened
         ]
         return list(dict.fromkeys(closed))
 
@@ -489,18 +489,21 @@ class Settings(RoleSettings):
             )
 
 
-def rules(opening: Opening, match: str) -> list[str]:
-    """nft rules of an opening: one for everybody, or one for each IP version."""
+def rules(opening: Opening, match: str, here: Here) -> list[str]:
+    """nft rules of an opening: one for everybody, or one for each IP version, and for the private link, whose
+    addresses count on its interface alone."""
     end = f'{match} {opening.port} accept comment "{opening.role}"'
     if opening.everybody:
         return [end]
+    linked = {other.link_address for other in here.topology.hosts.values()} - {None}
     found = []
     for version, word in ((4, "ip"), (6, "ip6")):
-        networks = [ipaddress.ip_network(network) for network in opening.networks(version)]
-        # nft refuses a set whose members overlap.
-        members = [_short(network) for network in ipaddress.collapse_addresses(networks)]
-        if members:
-            found.append(f"{word} saddr {{ {', '.join(members)} }} {end}")
+        networks = opening.networks(version)
+        for start, some in (("", set(networks) - linked), (f'iifname "{LINK_INTERFACE}" ', linked.intersection(networks))):
+            # nft refuses a set whose members overlap.
+            members = [_short(network) for network in ipaddress.collapse_addresses(map(ipaddress.ip_network, some))]
+            if members:
+                found.append(f"{start}{word} saddr {{ {', '.join(members)} }} {end}")
     return found
 
 

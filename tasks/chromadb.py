@@ -8,7 +8,7 @@ from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
 from groundwork.settings import Port, RoleSettings
 from groundwork.templates import ROOT
-from groundwork.topology import Flow, Here, Opening
+from groundwork.topology import PROGRAMS, Flow, Here, Opening
 from operations import accounts, apt, files, service, uv, wait
 
 VERSION = "1.5.9"
@@ -47,21 +47,22 @@ class Settings(RoleSettings):
     def listens_on(self, here: Here) -> str:
         """The one address that ChromaDB can listen on.
 
-        Loopback; the private address if other hosts have a flow; every address if clients are both on
-        this host and on others: then firewall and unit limit who reaches it.
+        Loopback; the address by which other hosts have a flow; every address if they come by several, or if
+        clients are on this host, too: then firewall and unit limit who reaches it.
         """
         opening = self._opening(here)
         if opening is None:
             return "127.0.0.1"
-        if any(source in here.roles for source in opening.sources):
-            return "::" if ":" in here.private_address else "0.0.0.0"
-        return here.private_address
+        first, *more = opening.addresses
+        if more or any(source in here.roles for source in opening.sources):
+            return "::" if any(":" in address for address in opening.addresses) else "0.0.0.0"
+        return first
 
     def networks(self, here: Here) -> list[str]:
         """Networks that may exchange packets with the unit, besides loopback."""
         opening = self._opening(here)
-        # The host asks itself from its own private address where ChromaDB listens on that.
-        return [here.private_address, *opening.networks(4), *opening.networks(6)] if opening else []
+        # The host asks itself from its own address where ChromaDB listens on that.
+        return [*opening.addresses, *opening.networks(4), *opening.networks(6)] if opening else []
 
     def url(self, here: Here) -> str:
         """Where the host itself finds the server."""
@@ -69,7 +70,7 @@ class Settings(RoleSettings):
         return f"http://[{address}]:{self.port}" if ":" in address else f"http://{address}:{self.port}"
 
     def flows(self) -> list[Flow]:
-        return [Flow("app", self.role, self.port)]
+        return [Flow(source, self.role, self.port, nearest=True) for source in PROGRAMS]
 
     def errors(self, here: Here) -> Iterable[str]:
         opening = self._opening(here)

@@ -61,7 +61,7 @@ def _pool(value: str) -> str:
     return value
 
 
-_KNOWN_KEYS = {"max-size", "max-file", "base", "size", "bridge", "data-root"}
+_KNOWN_KEYS = {"max-size", "max-file", "base", "size", "bridge", "path", "args", "data-root"}
 """Words inside our own keys of daemon.json; and data-root, of which there is more to say."""
 
 
@@ -116,7 +116,16 @@ class Settings(RoleSettings):
             # "ip" is for the default network alone; this is for the networks that users make.
             binding = {"com.docker.network.bridge.host_binding_ipv4": self.publish_address}
             options["default-network-opts"] = {"bridge": binding}
+        if runtimes := self.runtimes(here):
+            options["runtimes"] = {name: {"path": path} for name, path in runtimes.items()}
         return options
+
+    def runtimes(self, here: Here) -> dict[str, str]:
+        """Runtimes besides Docker's own that the host's roles bring."""
+        found: dict[str, str] = {}
+        for role in here.roles:
+            found |= here.settings(here.topology.roles[role]).container_runtimes(here)
+        return found
 
     def knows_network_options(self, here: Here) -> bool:
         """Whether the engine knows default-network-opts: from 24.0; bookworm's own is 20.10."""
@@ -159,7 +168,7 @@ class Settings(RoleSettings):
             yield refused("it is part of a swarm, which can't be with live-restore: `docker swarm leave`, or take this host out of the group docker")
         if lost := sorted(there.users - set(self.users)):
             yield asked(f"{', '.join(lost)} will not be in the group docker any more: docker_users has who is")
-        if keys := sorted(there.keys - _KNOWN_KEYS - set(self.daemon(here))):
+        if keys := sorted(there.keys - _KNOWN_KEYS - set(self.daemon(here)) - set(self.runtimes(here))):
             yield asked(f"{CONFIGURATION} has {', '.join(keys)}, which go; it is kept as {CONFIGURATION}{BEFORE}")
         if there.containers:
             yield asked(self._containers(there))
@@ -210,8 +219,9 @@ class Settings(RoleSettings):
 def _known_networks(here: Here) -> Iterable[tuple[str, Any]]:
     """Addresses and networks of the inventory, and whose they are."""
     for other in here.topology.hosts.values():
-        if is_address(other.private_address):
-            yield other.name, ipaddress.ip_network(other.private_address)
+        for address in (other.private_address, other.link_address):
+            if address and is_address(address):
+                yield other.name, ipaddress.ip_network(address)
         for item in other.settings(HostSettings).externals:
             yield from ((item.name, ipaddress.ip_network(network)) for network in item.networks)
 

@@ -129,7 +129,8 @@ class Settings(RoleSettings):
     port: Port = 27017
     """TCP port."""
     bind_addresses: list[Address] | None = None
-    """Addresses to listen on besides loopback; by default the private address."""
+    """Addresses to listen on besides loopback; by default those by which a flow comes: the private address, the
+    private link's."""
     series: Annotated[str, matching(r"[0-9]+\.[0-9]+", 'two numbers such as "7.0"')] | None = None
     """Release series such as "7.0"; by default what the vendor publishes for the distribution."""
     version: Annotated[str, matching(r"[0-9]+\.[0-9]+\.[0-9]+", 'three numbers such as "7.0.14"')] | None = None
@@ -179,7 +180,7 @@ class Settings(RoleSettings):
 
     def listens_on(self, here: Here) -> list[str]:
         """Addresses for `net.bindIp`."""
-        wanted = self.bind_addresses if self.bind_addresses is not None else [here.private_address]
+        wanted = self.bind_addresses if self.bind_addresses is not None else here.binds(self.port)
         everywhere = [address for address in wanted if address in EVERYWHERE]
         # mongod can't bind an address again that "everywhere" of the same family holds already.
         taken = {":" in address for address in everywhere}
@@ -188,7 +189,8 @@ class Settings(RoleSettings):
 
     def check(self, here: Here) -> str:
         """Of a candidate: its addresses are the host's, nobody else has the port, and mongod takes it."""
-        addresses = " ".join(address for address in self.listens_on(here) if address not in EVERYWHERE)
+        # The link may be down: the kernel lets mongod listen on its address all the same (tasks/link.py).
+        addresses = " ".join(address for address in self.listens_on(here) if address not in (*EVERYWHERE, here.link_address))
         everywhere = any(address in EVERYWHERE for address in self.listens_on(here))
         port_free = files.ports_free(
             "mongod.service", {self.port: "mongodb_port"}, () if everywhere else self.listens_on(here)
@@ -219,15 +221,16 @@ class Settings(RoleSettings):
         yield from certificates.pair_errors(certificate, key, self.tls_names(here), authority)
 
     def tls_names(self, here: Here) -> list[str]:
-        """What the hosts of the inventory that have a flow to it connect to."""
+        """What those who have a flow to it connect to; the host's own programs do so by loopback."""
         if self.tls_name:
             return [self.tls_name]
         sources = {flow.source for flow in self.flows()}
         clients = [other for other in here.topology.hosts.values() if other is not here and sources & set(other.roles)]
-        return list(dict.fromkeys([here.private_address, *(client.address_of(here) for client in clients)]))
+        addresses = [*(client.address_of(here) for client in clients), *here.binds(self.port)]
+        return [address for address in dict.fromkeys(addresses) if address]
 
     def flows(self) -> list[Flow]:
-        return [Flow("app", self.role, self.port)]
+        return [Flow(source, self.role, self.port, nearest=True) for source in ("app", "training")]
 
     def errors(self, here: Here) -> Iterable[str]:
         # One that moves to another database may be there once more, absent from the one it leaves.

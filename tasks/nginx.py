@@ -137,11 +137,11 @@ class Settings(RoleSettings):
         return series not in (BEFORE_1_25 if feature == "http2" else BEFORE_1_19)
 
     def upstreams(self, here: Here) -> list[str]:
-        """Where the application is: the socket on this host, the private address of others."""
+        """Where the application is: the socket on this host, the address of others."""
         found = []
         for peer in here.peers("app"):
             port = peer.settings(here.topology.roles["app"]).port
-            address = peer.private_address
+            address = here.address_of(peer)
             remote = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
             found.append("unix:/run/app/app.sock" if peer is here else remote)
         return found

@@ -10,7 +10,7 @@ from groundwork.secrets import KEPT, Secret
 from groundwork.settings import Port, RoleSettings, Size, matching
 from groundwork import takeover
 from groundwork.takeover import BEFORE, Found, Met, asked, refused
-from groundwork.topology import Flow, Here
+from groundwork.topology import PROGRAMS, Flow, Here
 from operations import apt, files, redis as database, service, sysctl, takeover as before
 
 UNIT = "redis-server.service"
@@ -54,9 +54,8 @@ class Settings(RoleSettings):
     the categories admin and dangerous, and INFO."""
 
     def listens_on(self, here: Here) -> list[str]:
-        """Addresses for `bind`: the private one only if another host has a flow to Redis."""
-        others = any(opening.port == self.port for opening in here.openings())
-        return ["127.0.0.1", here.private_address] if others else ["127.0.0.1"]
+        """Addresses for `bind`: besides loopback those by which another host has a flow to Redis."""
+        return ["127.0.0.1", *here.binds(self.port)]
 
     def maxmemory_for(self, here: Here) -> int:
         """MiB for `maxmemory`."""
@@ -72,7 +71,7 @@ class Settings(RoleSettings):
         return [Secret(f"redis/{user}") for user in USERS]
 
     def flows(self) -> list[Flow]:
-        return [Flow("app", self.role, self.port)]
+        return [Flow(source, self.role, self.port, nearest=True) for source in PROGRAMS]
 
     def errors(self, here: Here) -> Iterable[str]:
         share = here.memory_share(self.role)

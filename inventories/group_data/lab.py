@@ -27,3 +27,16 @@ mongodb_collections = [
 
 app_source = "examples/app"
 nginx_frontend = "examples/frontend"
+
+# Where there is a box that trains: what learns from the readings, and what answers from that.
+training_source = inference_source = "examples/forecast"
+inference_module = "forecast.api:app"
+inference_models = ["forecast"]
+training_jobs = [
+    {
+        "name": "forecast",
+        "command": ["python", "-m", "forecast.train"],
+        "report": ["python", "-m", "forecast.report"],
+        "model": "forecast",
+    },
+]

@@ -140,7 +140,7 @@ class Host:
         return _reached(self.check(f"python3 - {shlex.quote(json.dumps(targets))}", stdin=KNOCK))
 
     def addresses(self) -> list[str]:
-        """Where another host could try to reach it: the private address, and IPv6."""
+        """Where anybody could try to reach it: the private address, and IPv6."""
         ipv6 = self.check("ip -6 -o addr show scope global | awk '{print $4}' | cut -d/ -f1").split()
         return list(dict.fromkeys([self.here.private_address, *ipv6]))
 
@@ -254,15 +254,23 @@ def _reached(printed: str) -> list[tuple[str, int]]:
     return [tuple(target) for target in json.loads(printed)]
 
 
-@pytest.fixture(scope="session")
+_booted: dict[str, Outside] = {}
+
+
+@pytest.fixture
 def outside(request, topology) -> Outside:
-    """Another host to knock from."""
+    """Another host to knock from; of the lab's hosts, one of the same network: into an office nobody comes from elsewhere."""
     given = request.config.getoption("--outside")
     if given:
         return Outside(["ssh", "-o", "BatchMode=yes", given], given)
     if not topology.is_lab:
         return Outside(["sh", "-c"], "the controller")
-    up = [sys.executable, "-m", "lab", "up", str(OUTSIDE)]
-    if subprocess.run(up, cwd=ROOT).returncode:  # one of another suite is there
-        subprocess.run([*up, "--fresh"], check=True, cwd=ROOT)
-    return Outside([sys.executable, "-m", "lab", "ssh", "outside"], f"{lab.settings.PREFIX}.250")
+    asked = next(topology.hosts[value] for name, value in request.node.callspec.params.items() if name in ORDER)
+    prefix = lab.settings.prefix(asked.private_address)
+    if prefix not in _booted:
+        name = {lab.settings.PREFIX: "outside", lab.settings.OFFICE_PREFIX: "outside-office"}[prefix]
+        up = [sys.executable, "-m", "lab", "up", str(OUTSIDE), name]
+        if subprocess.run(up, cwd=ROOT).returncode:  # one of another suite is there
+            subprocess.run([*up, "--fresh"], check=True, cwd=ROOT)
+        _booted[prefix] = Outside([sys.executable, "-m", "lab", "ssh", name], f"{prefix}.250")
+    return _booted[prefix]

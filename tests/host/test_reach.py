@@ -34,9 +34,9 @@ print(json.dumps(sorted(found)))
 
 
 def _open_to(here, address: str) -> set[int]:
-    """Ports that the flows open to an address."""
+    """TCP ports that the flows open to an address."""
     found = set()
-    for opening in here.openings():
+    for opening in [opening for opening in here.openings() if opening.protocol == "tcp"]:
         networks = [ipaddress.ip_network(n) for ns in opening.sources.values() for n in ns or []]
         known = [n for n in networks if n.version == ipaddress.ip_address(address).version]
         if opening.everybody or any(ipaddress.ip_address(address) in network for network in known):
@@ -66,15 +66,18 @@ def test_the_hosts_reach_each_other_by_flows_alone(base, hosts):
     others = [host for host in hosts.values() if host.name != base.name]
     if not others:
         pytest.skip("one host")
-    own = base.addresses()
+    own = [*base.addresses(), *([base.here.link_address] if base.here.link_address else [])]
     forbidden, allowed = set(), set()
     for other in others:
         listening = set(other.listening())
-        for address in other.addresses():
+        linked = [other.here.link_address] if base.here.is_linked(other.here) else []
+        for address in [*other.addresses(), *linked]:
             sources = [source for source in own if (":" in source) == (":" in address)]
+            if other.here.link_address:  # whose addresses count on the link alone
+                sources = [source for source in sources if (source == base.here.link_address) == (address == other.here.link_address)]
             opened = {port for source in sources for port in _open_to(other.here, source)} & listening
             forbidden |= {(address, port) for port in listening - opened}
-            if address == other.here.private_address:  # flows are between private addresses
+            if address == base.here.address_of(other.here):  # by which the flows go
                 allowed |= {(address, port) for port in opened}
     reached = set(base.reaches(sorted(allowed | forbidden)))
     assert sorted(reached & forbidden) == [], f"{base.name} reaches what no flow lets it reach"
@@ -86,7 +89,7 @@ def test_the_same_over_ipv6(base, outside):
     found = base.check("ip -6 -o addr show scope global | awk '{print $4}' | cut -d/ -f1").split()
     if not found or not base.is_lab:
         pytest.skip("no global IPv6 address" if not found else "scans: only on lab hosts")
-    everybody = {opening.port for opening in base.here.openings() if opening.everybody}
+    everybody = {opening.port for opening in base.here.openings() if opening.everybody and opening.protocol == "tcp"}
     scanned = set(json.loads(outside.run(SCAN, found[0], "1.5", "[]")))
     assert scanned <= everybody
 

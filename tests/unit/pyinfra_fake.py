@@ -12,8 +12,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SYSTEMS = {"jammy": "ubuntu", "noble": "ubuntu", "bookworm": "debian", "trixie": "debian"}
 
 ALL_ROLES = """
+    link_endpoint = "203.0.113.5"
     mongodb_users = [{"name": "grid_user", "database": "urban_grid_ai"}]
     app_source = "examples/app"
+    inference_source = training_source = "examples/forecast"
+    training_jobs = [{"name": "forecast", "command": ["python", "-m", "forecast.train"], "schedule": "daily"}]
     nginx_frontend = "examples/frontend"
 """
 
@@ -24,6 +27,7 @@ architecture=amd64
 cores=2
 memory=4194304
 container=none
+card=2684
 disk_free=20971520{more}"""
 _host = ("@fake/one", {{
     "private_address": "10.0.0.5",
@@ -62,7 +66,7 @@ def run(
     path: Path, *arguments: str, secrets: bool = True, directory: Path = ROOT, more: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess:
     """`pyinfra INVENTORY ARGUMENTS`, with an environment that answers for every secret, and for more."""
-    names = ("MONGODB_ADMIN", "MONGODB_GRID_USER", "REDIS_APP", "REDIS_ADMIN") if secrets else ()
+    names = ("MONGODB_ADMIN", "MONGODB_GRID_USER", "REDIS_APP", "REDIS_ADMIN", "LINK_FAKE_ONE") if secrets else ()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GROUNDWORK_")}
     environment |= {f"GROUNDWORK_SECRET_{name}": f"pa:ss/w@rd-{name.lower()}" for name in names}
     environment |= {"PYINFRA_FAKE_DELAY": "0", "PYINFRA_FAKE_DELAY_JITTER": "0", "PYINFRA_PROGRESS": "off", "HOME": str(path.parent)}

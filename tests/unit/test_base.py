@@ -276,7 +276,7 @@ def test_published_ports_are_asked_by_the_port_that_the_client_knows():
 def test_overlapping_networks_are_joined():
     networks = ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.4"]
     here = make_topology({"one": ([], {"base_ssh_sources": networks})}).hosts["one"]
-    assert rules(here.openings()[0], "tcp dport")[0].startswith("ip saddr { 10.0.0.0/8, 192.0.2.4 } ")
+    assert rules(here.openings()[0], "tcp dport", here)[0].startswith("ip saddr { 10.0.0.0/8, 192.0.2.4 } ")
 
 
 def test_a_source_nobody_knows_is_refused(monkeypatch):

@@ -15,7 +15,8 @@ from botocore.paginate import Paginator
 from pyinfra.api.exceptions import PyinfraError
 from tests.aws import REGION, credentials, launch, moto_server
 
-from groundwork import cache, ec2
+from groundwork import cache, context, ec2
+from groundwork.preflight import setting_errors
 from groundwork.roles import all_roles
 from groundwork.topology import Topology
 
@@ -47,6 +48,30 @@ def refused(**arguments) -> str:
     with pytest.raises(PyinfraError) as error:
         ec2.hosts(**{"env": "prod", "address": "private", **arguments})
     return str(error.value)
+
+
+def elastic(instance: str) -> str:
+    """An elastic address for it."""
+    client = boto3.client("ec2")
+    found = client.allocate_address(Domain="vpc")
+    client.associate_address(InstanceId=instance, AllocationId=found["AllocationId"])
+    return found["PublicIp"]
+
+
+@pytest.mark.parametrize("name", ["prod", "onprem"])
+def test_the_shipped_inventories_are_accepted(aws, name):
+    public = {name: elastic(launch(name, roles, address)) for name, roles, address in (
+        ("data1", "mongodb redis chromadb", "10.0.1.20"), ("edge1", "app nginx", "10.0.1.10")
+    )}  # fmt: skip
+    topology = context.load(ROOT / f"inventories/{name}.py")
+    assert list(setting_errors(topology)) == []
+    assert [here.name for here in topology.with_role("mongodb")] == ["data1"]
+    if name == "onprem":
+        box, data1 = topology.hosts["gpu1"], topology.hosts["data1"]
+        assert data1.data["ssh_hostname"] == public["data1"]
+        assert box.settings(all_roles()["link"]).endpoint_of(data1) == f"{public['data1']}:51820" and not box.is_dialed
+        assert box.address("mongodb") == data1.link_address
+        assert box.address("redis") == "127.0.0.1" and topology.hosts["edge1"].address("redis") == "10.0.1.20"
 
 
 def test_tags_make_groups_and_data(aws):
@@ -203,7 +228,7 @@ def test_nobody_answers(aws, monkeypatch):
 def test_a_role_that_is_somebody_elses(aws):
     other = launch("bastion", "bastion")
     said = refused()
-    assert f"bastion ({other}, eu-central-1): its tag role, 'bastion', must be of base, docker, mongodb" in said and "filters=" in said
+    assert f"bastion ({other}, eu-central-1): its tag role, 'bastion', must be of base, link, " in said and "filters=" in said
     launch("nothing", None, "10.0.1.6", env="stage")
     assert "has no tag role, which must be of base, " in refused(env="stage")
 

@@ -15,7 +15,7 @@ from groundwork.roles import all_roles
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("name", ["lab", "lab_cluster", "prod"])
+@pytest.mark.parametrize("name", ["lab", "lab_cluster", "lab_hybrid", "static"])
 def test_a_shipped_inventory_is_accepted(name):
     topology = context.load(ROOT / "inventories" / f"{name}.py")
     assert list(setting_errors(topology)) == []

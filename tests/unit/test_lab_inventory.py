@@ -12,11 +12,11 @@ ADDRESS = f"{settings.PREFIX}.11"
 
 @pytest.fixture
 def inventory(tmp_path):
-    """Write an inventory file and return its path; N is the lab's network without its last octet."""
+    """Write an inventory file and return its path; N is the lab's network without its last octet, O the office's."""
 
     def write(text: str) -> str:
         file = tmp_path / "inventory.py"
-        file.write_text(f"from lab import lab_host\nN = {settings.PREFIX!r}\n{text}\n")
+        file.write_text(f"from lab import lab_host\nN, O = {settings.PREFIX!r}, {settings.OFFICE_PREFIX!r}\n{text}\n")
         return str(file)
 
     return write
@@ -37,6 +37,11 @@ def test_what_is_particular_to_a_host_is_kept(inventory):
     assert read(inventory('a = [lab_host("a", N + ".11")]'))[0].options == {}
 
 
+def test_a_host_may_be_in_the_office(inventory):
+    (cloud, office) = read(inventory('a = [lab_host("a", N + ".11"), lab_host("b", O + ".11")]'))
+    assert (settings.bridge(cloud.address), settings.bridge(office.address)) == (settings.BRIDGE, settings.OFFICE_BRIDGE)
+
+
 def test_hosts_are_found_once_in_lists_and_in_groups_with_data(inventory):
     hosts = read(inventory('_a = lab_host("a", N + ".11")\n_b = lab_host("b", N + ".12", suite="trixie")\n'
                            'web = [_a, "elsewhere.example"]\ndata = ([_a, _b], {"some_setting": 1})\nother = ["x"]'))  # fmt: skip
@@ -52,9 +57,13 @@ def test_hosts_are_found_once_in_lists_and_in_groups_with_data(inventory):
         ('a = lab_host("demo", N + ".11")', "name it '_a'"),
         ('a = [lab_host("a", N + ".11"), lab_host("b", N + ".11")]', "b and a cannot both have the address"),
         ('a = [lab_host("a", N + ".11")]\nb = [lab_host("a", N + ".12")]', "a is declared twice"),
-        ('a = [lab_host("a", "192.0.2.1")]', "192.0.2.1 is not a host's address in the lab's network"),
+        ('a = [lab_host("a", "192.0.2.1")]', f"192.0.2.1 is not a host's address in the lab's networks {settings.NETWORK} "),
+        ('a = [lab_host("a", "192.0.2.1")]', f" and {settings.OFFICE} (the office"),
         ('a = [lab_host("a", "nonsense")]', "nonsense is not a host's address"),
         ('a = [lab_host("a", N + ".1")]', "a and the controller cannot both"),
+        ('a = [lab_host("a", O + ".1")]', "a and the controller cannot both"),
+        ('a = [lab_host("a", O + ".11"), lab_host("b", O + ".11")]', "b and a cannot both have the address"),
+        ('a = [lab_host("a", O + ".255")]', "not a host's address"),
         ('a = [lab_host("a", N + ".255")]', "not a host's address"),
         ('a = [lab_host("a", N + ".11", suite="sid")]', "no suite 'sid'"),
         ('a = [lab_host("A b", N + ".11")]', "'A b' is no host name"),

@@ -1,5 +1,8 @@
 """What the lab derives from the machine it runs on: sources, certificates, names."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,8 +86,26 @@ def test_certificates_beyond_the_distributions_are_found(tmp_path, monkeypatch):
 
 
 def test_names_that_the_kernel_sees_fit():
-    assert len(settings.BRIDGE) <= 15
-    assert settings.address6(f"{settings.PREFIX}.11") == settings.NETWORK6.replace("::/64", "::11")
+    assert len(settings.bridge("255.255.255.0")) <= 15
+    assert settings.bridge("10.87.128.61") == "gw-10-87-128"
+
+
+def test_an_address_tells_its_network():
+    assert settings.gateway("10.87.128.61") == "10.87.128.1"
+    assert settings.address6("10.87.128.61") == "fd87:10:87:128::61"
+
+
+@pytest.mark.parametrize(
+    "network, office", [("10.87.0.0/24", "10.87.128.0/24"), ("172.16.200.0/24", "172.16.72.0/24"), ("nonsense", "")]
+)
+def test_the_office_is_half_a_network_away(network, office):
+    """In a process of its own: the settings are read when they are imported. What is no network is refused later."""
+    told = subprocess.run(
+        [sys.executable, "-c", "from lab import settings; print(settings.OFFICE); settings.check()"],
+        env={**os.environ, "GROUNDWORK_LAB_NETWORK": network}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert told.stdout.splitlines()[0] == (office or ".0/24")
+    assert ("GROUNDWORK_LAB_NETWORK is no network" in told.stderr) == (office == "")
 
 
 def test_a_group_that_is_not_there_is_empty(tmp_path):

@@ -29,8 +29,12 @@ def test_it_asks_for_a_login_and_has_no_way_around(make_here):
     assert found["setParameter"]["enableLocalhostAuthBypass"] is False
 
 
-def test_it_listens_on_loopback_and_the_private_address(make_here):
-    assert configuration(make_here(["mongodb"]))["net"]["bindIp"] == "127.0.0.1,10.0.0.1"
+FLOWS = [{"source": "192.0.2.0/24", "role": "mongodb", "port": 27017}]
+
+
+def test_it_listens_on_loopback_and_where_a_flow_comes_in(make_here):
+    assert configuration(make_here(["mongodb"]))["net"]["bindIp"] == "127.0.0.1"
+    assert configuration(make_here(["mongodb"], flows=FLOWS))["net"]["bindIp"] == "127.0.0.1,10.0.0.1"
     own = make_here(["mongodb"], mongodb_bind_addresses=["10.9.9.9"], mongodb_port=27018)
     assert configuration(own)["net"] | {"port": 27018} == configuration(own)["net"]
     assert configuration(own)["net"]["bindIp"] == "127.0.0.1,10.9.9.9"
@@ -38,7 +42,7 @@ def test_it_listens_on_loopback_and_the_private_address(make_here):
 
 def test_an_ipv6_address_switches_ipv6_on(make_here):
     assert configuration(make_here(["mongodb"]))["net"]["ipv6"] is False
-    assert configuration(make_here(["mongodb"], private_address="fd00::5"))["net"]["ipv6"] is True
+    assert configuration(make_here(["mongodb"], private_address="fd00::5", flows=FLOWS))["net"]["ipv6"] is True
 
 
 @pytest.mark.parametrize("memory, least, most", [(1024, 0.25, 0.6), (16384, 7, 8)])
@@ -192,9 +196,11 @@ def test_clients_are_told_and_get_the_authority(tls):
     assert Absent(uris.AUTHORITY) in named.settings(Application).files(named)
 
 
-def test_on_its_own_host_the_certificates_address_is_asked_and_not_loopback(make_here):
-    here = make_here(["mongodb", "app"], mongodb_tls="provided", mongodb_users=[READER], app_source="examples/app")
-    assert "@10.0.0.1:27017/" in uris.mongodb(here, "reader", "d", secret=str)["MONGO_URI"]
+def test_on_its_own_host_it_is_asked_by_loopback_for_which_no_certificate_is(make_here):
+    here = make_here(["mongodb", "app"], mongodb_tls="provided", mongodb_tls_name="db.example.org", mongodb_users=[READER], app_source="examples/app")
+    uri = uris.mongodb(here, "reader", "d", secret=str)["MONGO_URI"]
+    assert uri.endswith("@127.0.0.1:27017/d?authSource=d&tls=true&tlsAllowInvalidHostnames=true")
+    assert make_here(["mongodb"], mongodb_tls="provided").settings(Settings).tls_names(make_here(["mongodb"])) == []
 
 
 def _told(here, certificate: str, key: str) -> list[str]:

@@ -6,7 +6,8 @@ import base64
 
 import pytest
 
-from operations.repository import fingerprints, key_error, source
+from facts.packages import Sources
+from operations.repository import fingerprints, key_error, more_components, source
 
 FINGERPRINT = "1CB00574BF8EAA96175443C7E006EF5422E71218"
 KEY = """-----BEGIN PGP PUBLIC KEY BLOCK-----
@@ -65,3 +66,54 @@ def test_a_source():
 def test_a_flat_source_has_no_components_and_an_operators_path_is_not_told():
     text = source("/k.asc", ["https://a/x"], ["./"], [], "/home/anna/key.asc", "")
     assert "Components" not in text and "anna" not in text and "# Key" not in text
+
+
+HOSTS_OWN = """\
+F|/etc/apt/sources.list
+L|# deb http://old.example/debian bookworm main non-free
+L|deb [arch=amd64 signed-by=/usr/share/keyrings/debian.gpg] http://mirror.example/debian/ bookworm-backports main
+L|deb-src http://mirror.example/debian bookworm main
+F|/etc/apt/sources.list.d/debian.sources
+L|Types: deb deb-src
+L|URIs: http://mirror.example/debian
+L|Suites: bookworm bookworm-updates
+L|Components: main
+L|# a comment
+L| contrib
+L|Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+L|
+L|Types: deb
+L|URIs: http://mirror.example/debian-security
+L|Suites: bookworm-security
+L|Components: main contrib non-free non-free-firmware
+L|
+L|Types: deb
+L|Enabled: no
+L|URIs: http://off.example/debian
+L|Suites: bookworm
+L|Components: main
+F|/etc/apt/sources.list.d/docker.sources
+L|Types: deb
+L|URIs: https://vendor.example/debian
+L|Suites: bookworm
+L|Components: stable
+""".splitlines()
+NON_FREE = ["contrib", "non-free", "non-free-firmware"]
+
+
+def test_more_components_come_from_where_the_host_has_the_others():
+    text = more_components(Sources().process(HOSTS_OWN), "bookworm", NON_FREE)
+    stanzas = [dict(line.split(": ", 1) for line in stanza.splitlines() if line[:1] != "#") for stanza in text.split("\n\n")]
+    signed = {"Signed-By": "/usr/share/keyrings/debian-archive-keyring.gpg"}
+    common = {"Types": "deb", "URIs": "http://mirror.example/debian"}
+    assert [stanza for stanza in stanzas if stanza] == [
+        {**common, "Suites": "bookworm-backports", "Components": "contrib non-free non-free-firmware", "Signed-By": "/usr/share/keyrings/debian.gpg"},
+        {**common, "Suites": "bookworm", "Components": "non-free non-free-firmware", **signed},
+        {**common, "Suites": "bookworm-updates", "Components": "non-free non-free-firmware", **signed},
+    ]
+
+
+def test_a_host_that_has_them_gets_nothing_more():
+    lines = [line.replace("main", "main restricted").replace("bookworm", "noble") for line in HOSTS_OWN]
+    assert more_components(Sources().process(lines), "noble", ["restricted"]) == ""
+    assert more_components([], "noble", ["restricted"]) == ""

@@ -11,7 +11,7 @@ from tests.unit.pyinfra_fake import ALL_ROLES, ROOT, group_data, inventory, run
 TIERS = {
     "host": ("Base", "Docker"),
     "data": ("MongoDB", "Redis", "ChromaDB"),
-    "application": ("Application",),
+    "application": ("Application", "Inference", "Training"),
     "edge": ("Nginx",),
 }
 
