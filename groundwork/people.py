@@ -60,12 +60,12 @@ def tell(sentence: str) -> None:
     print(sentence, flush=True)
 
 
-def port(given: str | int | None) -> int | None:
-    """A port of the command line. Raises Refusal."""
+def number(name: str, given: str | int | None, most: int) -> int | None:
+    """A number of the command line, 1 to the most. Raises Refusal."""
     if given is None:
         return None
-    if not str(given).isdigit() or not 0 < int(given) < 65536:
-        raise Refusal(f"--port {given}: must be a number from 1 to 65535")
+    if not str(given).isdigit() or not 0 < int(given) <= most:
+        raise Refusal(f"{name} {given}: must be a number from 1 to {most}")
     return int(given)
 
 
