@@ -41,7 +41,7 @@ def tunnel(context, role, port=None, host=None, inventory=None):
     from groundwork.tunnel import Tunnel, hint
 
     here = people.host_of(people.load(people.inventory(inventory)), role, host)
-    made = Tunnel(here, role, people.port(port), tell=people.tell)
+    made = Tunnel(here, role, people.number("--port", port, 65535), tell=people.tell)
     people.tell(f"in another terminal: {hint(here, role, made.local)}")
     made.run()
 
@@ -52,7 +52,7 @@ def env(context, file=".env", role=None, tunnel=False, port=None, force=False, i
     from groundwork import people
 
     path = people.inventory(inventory)
-    names = people.write_env(Path(file), people.load(path), people.store(path), role, tunnel, people.port(port), force)
+    names = people.write_env(Path(file), people.load(path), people.store(path), role, tunnel, people.number("--port", port, 65535), force)
     people.tell(f"{file}: {', '.join(names)} (mode 0600; no value is shown)")
 
 
@@ -62,4 +62,45 @@ def check(context, file=None):
     from groundwork import mongodb_check
 
     if not mongodb_check.run(mongodb_check.uri_of(file)):
+        sys.exit(1)
+
+
+@job
+def status(context, inventory=None):
+    """Whether the services of every host run, and what else has failed there."""
+    from groundwork import people, services
+
+    if not services.status(people.load(people.inventory(inventory)), people.tell):
+        sys.exit(1)
+
+
+@job
+def logs(context, service, host=None, lines="50", inventory=None):
+    """The last lines of a service's journal: of a role (mongodb), or of a unit with --host (training-forecast)."""
+    from groundwork import people, services
+
+    here = services.place(people.load(people.inventory(inventory)), service, host)
+    print(services.logs(here, service, people.number("--lines", lines, 100000)), end="")
+
+
+@job
+def train(context, name, host=None, inventory=None):
+    """Start a job of training_jobs, and tell how it comes along; Ctrl-C leaves it alone."""
+    from groundwork import people, services
+
+    here = people.host_of(people.load(people.inventory(inventory)), "training", host)
+    services.start(here, name)
+    if not services.follow(here, name, people.tell):
+        sys.exit(1)
+
+
+@job
+def progress(context, name=None, host=None, inventory=None):
+    """How the training jobs are, or how one comes along until it has ended."""
+    from groundwork import people, services
+
+    here = people.host_of(people.load(people.inventory(inventory)), "training", host)
+    if name is None:
+        services.progress(here, people.tell)
+    elif not services.follow(here, name, people.tell):
         sys.exit(1)

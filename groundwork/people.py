@@ -60,12 +60,12 @@ def tell(sentence: str) -> None:
     print(sentence, flush=True)
 
 
-def port(given: str | int | None) -> int | None:
-    """A port of the command line. Raises Refusal."""
+def number(name: str, given: str | int | None, most: int) -> int | None:
+    """A number of the command line, 1 to the most. Raises Refusal."""
     if given is None:
         return None
-    if not str(given).isdigit() or not 0 < int(given) < 65536:
-        raise Refusal(f"--port {given}: must be a number from 1 to 65535")
+    if not str(given).isdigit() or not 0 < int(given) <= most:
+        raise Refusal(f"{name} {given}: must be a number from 1 to {most}")
     return int(given)
 
 
@@ -103,16 +103,11 @@ class Desk(Here):
         self.port = port
 
     def address_of(self, other: Here) -> str:
-        public = getattr(other.settings(HostSettings), "public_address", None)
-        return "127.0.0.1" if self.tunnels else public or other.private_address
+        return "127.0.0.1" if self.tunnels else other.settings(HostSettings).public_address or other.private_address
 
     def settings_of(self, role: str) -> Any:
         settings = super().settings_of(role)
-        if not self.tunnels:
-            return settings
-        changed = {"port": self.port} if role == "mongodb" and self.port else {}
-        # A tunnel's end has no other name than loopback's.
-        return settings.model_copy(update={**changed, **({"tls_name": None} if role == "mongodb" else {})})
+        return settings.model_copy(update={"port": self.port}) if self.tunnels and self.port and role == "mongodb" else settings
 
 
 # .env
@@ -150,9 +145,6 @@ def variables(topology: Topology, store: SecretStore, role: str | None, tunnels:
     user, database = _login(desk, client, settings)
     authority = _authority(desk)
     found = uris.mongodb(desk, user, database, store.value, authority=authority)
-    if tunnels and "tls=true" in found["MONGO_URI"] and desk.peers("mongodb"):
-        # The tunnel's end is loopback, for which no certificate is; it is ssh that knows the host.
-        found["MONGO_URI"] += "&tlsAllowInvalidHostnames=true"
     if hasattr(settings, "redis_user"):
         found |= uris.redis(desk, settings.redis_user, settings.redis_database, store.value)
     return found | uris.chromadb(desk)

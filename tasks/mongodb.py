@@ -180,16 +180,12 @@ class Settings(RoleSettings):
 
     def listens_on(self, here: Here) -> list[str]:
         """Addresses for `net.bindIp`."""
-        wanted = self.bind_addresses if self.bind_addresses is not None else self._ways_in(here)
+        wanted = self.bind_addresses if self.bind_addresses is not None else here.binds(self.port)
         everywhere = [address for address in wanted if address in EVERYWHERE]
         # mongod can't bind an address again that "everywhere" of the same family holds already.
         taken = {":" in address for address in everywhere}
         others = [address for address in ["127.0.0.1", *wanted] if (":" in address) not in taken]
         return list(dict.fromkeys([*everywhere, *others]))
-
-    def _ways_in(self, here: Here) -> list[str]:
-        # A certificate is not for loopback: with TLS the host's own roles come by the private address.
-        return list(dict.fromkeys([*here.binds(self.port), *([] if self.tls == "off" else [here.private_address])]))
 
     def check(self, here: Here) -> str:
         """Of a candidate: its addresses are the host's, nobody else has the port, and mongod takes it."""
@@ -225,12 +221,13 @@ class Settings(RoleSettings):
         yield from certificates.pair_errors(certificate, key, self.tls_names(here), authority)
 
     def tls_names(self, here: Here) -> list[str]:
-        """What the hosts of the inventory that have a flow to it connect to."""
+        """What those who have a flow to it connect to; the host's own programs do so by loopback."""
         if self.tls_name:
             return [self.tls_name]
         sources = {flow.source for flow in self.flows()}
         clients = [other for other in here.topology.hosts.values() if other is not here and sources & set(other.roles)]
-        return list(dict.fromkeys([here.private_address, *(address for client in clients if (address := client.address_of(here)))]))
+        addresses = [*(client.address_of(here) for client in clients), *here.binds(self.port)]
+        return [address for address in dict.fromkeys(addresses) if address]
 
     def flows(self) -> list[Flow]:
         return [Flow(source, self.role, self.port, nearest=True) for source in ("app", "training")]

@@ -196,9 +196,11 @@ def test_clients_are_told_and_get_the_authority(tls):
     assert Absent(uris.AUTHORITY) in named.settings(Application).files(named)
 
 
-def test_on_its_own_host_the_certificates_address_is_asked_and_not_loopback(make_here):
-    here = make_here(["mongodb", "app"], mongodb_tls="provided", mongodb_users=[READER], app_source="examples/app")
-    assert "@10.0.0.1:27017/" in uris.mongodb(here, "reader", "d", secret=str)["MONGO_URI"]
+def test_on_its_own_host_it_is_asked_by_loopback_for_which_no_certificate_is(make_here):
+    here = make_here(["mongodb", "app"], mongodb_tls="provided", mongodb_tls_name="db.example.org", mongodb_users=[READER], app_source="examples/app")
+    uri = uris.mongodb(here, "reader", "d", secret=str)["MONGO_URI"]
+    assert uri.endswith("@127.0.0.1:27017/d?authSource=d&tls=true&tlsAllowInvalidHostnames=true")
+    assert make_here(["mongodb"], mongodb_tls="provided").settings(Settings).tls_names(make_here(["mongodb"])) == []
 
 
 def _told(here, certificate: str, key: str) -> list[str]:

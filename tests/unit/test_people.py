@@ -14,7 +14,7 @@ import pytest
 from tests.certificates import Authority
 from tests.unit.conftest import make_topology
 
-from groundwork import mongodb_check, people, tunnel
+from groundwork import mongodb_check, people, services, tunnel
 from groundwork.connections import openssh_config
 from groundwork.errors import Refusal
 from groundwork.secrets import SecretError, SecretStore
@@ -155,6 +155,10 @@ def test_the_inventory_is_named_or_of_the_environment_or_of_the_only_age_file(tm
         (["tunnel", "base"], "error: base: listens on no TCP port of data1"),
         (["env", "--role", "redis"], "error: redis: is no role that logs in to MongoDB"),
         (["env", "--file", "/nowhere/.env"], "error: /nowhere/.env: there is no directory /nowhere"),
+        (["logs", "mongodb", "--lines", "all"], "error: --lines all: must be a number"),
+        (["logs", "redis;reboot"], "error: redis;reboot: is no service"),
+        (["logs", "docker"], "error: no host of the inventory is in the group docker"),
+        (["train", "forecast"], "error: no host of the inventory is in the group training"),
         (["check", "--file", "/nowhere/.env"], "error: /nowhere/.env: there is no such file"),
     ],
 )
@@ -211,6 +215,52 @@ def test_openssh_reads_the_inventorys_connections(tmp_path):
     assert {name: found[name] for name in wanted} == wanted
     assert "known hosts" in found["userknownhostsfile"]
     assert read("bastion")["hostname"] == "192.0.2.7"
+
+
+# Services
+
+
+SHOWN = """Id=training-forecast.service
+LoadState=loaded
+ActiveState=activating
+SubState=start
+StatusText=read 40000 of 100000 readings (40 %)
+Result=success
+
+Id=training-gone.service
+LoadState=not-found
+ActiveState=inactive
+SubState=dead
+StatusText=
+Result=success
+
+Id=training-old.service
+LoadState=loaded
+ActiveState=failed
+SubState=failed
+StatusText=
+Result=exit-code
+"""
+
+
+def test_units_are_told_in_words():
+    assert [services.words(state) for state in services.states(SHOWN)] == [
+        "activating (start): read 40000 of 100000 readings (40 %)", "is not installed", "failed (failed, exit-code)"
+    ]  # fmt: skip
+
+
+def test_only_jobs_that_are_declared_are_started():
+    jobs = [{"name": "forecast", "command": ["true"]}]
+    here = make_topology({"box": (["training"], {"training_jobs": jobs})}).hosts["box"]
+    assert services.unit_of(here, "forecast") == "training-forecast.service"
+    with pytest.raises(Refusal, match=r"other: is none of training_jobs of box \(forecast\)"):
+        services.unit_of(here, "other")
+
+
+def test_of_several_hosts_a_units_is_named():
+    with pytest.raises(Refusal, match="x: on which host. --host, one of data, web"):
+        services.place(topology(), "x", None)
+    assert services.place(topology(), "x", "web").name == "web" and services.place(topology(), "redis", None).name == "data"
 
 
 # fab check (against a real mongod: tests/lab/test_tls.py)
