@@ -9,6 +9,8 @@ from typing import Iterable
 
 from pyinfra.api import FactBase
 
+from groundwork.certificates import fingerprints
+
 LETSENCRYPT = "/etc/letsencrypt"
 """certbot's directory, whichever authority it asks."""
 LINEAGE = "groundwork"
@@ -56,6 +58,23 @@ class Certificate(FactBase):
             else:
                 _read(line, found)
         return found if there else None
+
+
+class Served(FactBase):
+    """SHA-256 of each certificate that a TLS server on loopback serves, in order; None where none answers.
+
+    Args of the command:
+        port: where it listens on 127.0.0.1.
+    """
+
+    def command(self, port: int) -> str:
+        return (
+            f"echo | timeout 10 openssl s_client -connect 127.0.0.1:{port} -showcerts 2>/dev/null "
+            "| sed -n '/-BEGIN CERTIFICATE-/,/-END CERTIFICATE-/p'"
+        )
+
+    def process(self, output: Iterable[str]):
+        return fingerprints("\n".join(output)) or None
 
 
 @dataclass

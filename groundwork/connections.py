@@ -593,6 +593,41 @@ def jumps(here: Here) -> list[str]:
     return [config.lookup(name).get("hostname", name) for name in names]
 
 
+def openssh_config(hosts: Iterable[Here], options: Iterable[str] = ()) -> str:
+    """The connections of an inventory as OpenSSH reads them: `ssh -F FILE NAME`.
+
+    Args:
+        options: more lines for each host.
+    """
+    stanzas, includes = [], {}
+    for here in hosts:
+        stanzas += [f"Host {here.name}", *(f"  {line}" for line in [*_openssh_lines(here), *options])]
+        # With the jump hosts' own stanzas, for the ssh that ProxyJump starts.
+        more = Path(here.settings(ConnectionSettings).config_file or "~/.ssh/config").expanduser().resolve()
+        includes.update({f'  Include "{more}"': None} if more.is_file() else {})
+    return "\n".join([*stanzas, "Match all", *includes, ""])
+
+
+_OPENSSH = {
+    "ssh_hostname": "HostName",
+    "ssh_user": "User",
+    "ssh_port": "Port",
+    "ssh_key": "IdentityFile",
+    "ssh_known_hosts_file": "UserKnownHostsFile",
+}
+"""pyinfra's settings by OpenSSH's words."""
+
+
+def _openssh_lines(here: Here) -> Iterable[str]:
+    """What pyinfra would do; a stanza of ssh_config_file counts for the host's address, which is not its name here."""
+    given = {word: here.data[name] for name, word in _OPENSSH.items() if here.data.get(name)}
+    stanza = {word: value for word, value in stanza_of(here).items() if word not in map(str.lower, given)}
+    yield from (f'{word} "{value}"' for word, value in given.items())
+    yield f"StrictHostKeyChecking {here.settings(ConnectionSettings).strict_host_key_checking}"
+    yield from (f"{word} {stanza[word]}" for word in ("hostname", "user", "port", "proxyjump", "proxycommand") if word in stanza)
+    yield from (f'IdentityFile "{path}"' for path in stanza.get("identityfile", []))
+
+
 def leaked_password(data: dict) -> list[str]:
     """Keys by which pyinfra would put a password of sudo's into command lines on the host."""
     return [name for name in ("_sudo_password", "_su_password") if name in data]

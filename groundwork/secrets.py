@@ -231,7 +231,7 @@ class AgeFile:
             ) from None
         if not same:
             raise SecretError("a value does not survive being written and read: nothing is changed")
-        _replace(self.path, ciphertext)
+        replace(self.path, ciphertext)
         with self._lock:
             self._values = None
 
@@ -280,7 +280,7 @@ class AgeFile:
             return
         who = f"# {os.environ.get('USER') or 'somebody'}@{socket.gethostname()}"
         head = old.rstrip("\n") + "\n" if old else "# Who can read the .age file of the same name\n"
-        _replace(self.recipients_path, f"{head}{who}\n{own}\n".encode(), mode=0o644)
+        replace(self.recipients_path, f"{head}{who}\n{own}\n".encode(), mode=0o644)
 
     def _own_recipient(self) -> str:
         path = identity_path()
@@ -592,7 +592,7 @@ def _write_temporary(directory: Path, content: bytes) -> str:
     return temporary
 
 
-def _replace(path: Path, content: bytes, mode: int = 0o600) -> None:
+def replace(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Replace a file atomically: after a crash it is the old one or the new one, whole."""
     temporary = _write_temporary(path.parent, content)
     try:
@@ -828,7 +828,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _default_inventory() -> Path:
+def default_inventory() -> Path:
     """The inventory of the only age file here. Raises SecretError."""
     found = sorted(Path("secrets").glob("*.age"))
     if len(found) != 1:
@@ -841,7 +841,7 @@ def _run(options: argparse.Namespace) -> None:
     names = [options.name] if hasattr(options, "name") else getattr(options, "names", [])
     for name in names:
         Secret(name)
-    inventory = Path(options.inventory) if options.inventory else _default_inventory()
+    inventory = Path(options.inventory) if options.inventory else default_inventory()
     store = SecretStore.for_inventory(inventory, lab=is_lab_inventory(inventory))
     if options.command in READING:
         READING[options.command](store, options)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Iterable, Literal
+from typing import TYPE_CHECKING, Annotated, Callable, ClassVar, Iterable, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -64,6 +64,23 @@ def network(value: str) -> str:
     return value
 
 
+_PRIVATE = tuple(
+    ipaddress.ip_network(network)
+    for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
+                    "fc00::/7", "fe80::/10", "::1/128")
+)  # fmt: skip
+"""RFC 1918, 6598, 3927, 4193 and 4291. (ipaddress calls more private: 0.0.0.0/0, and networks for examples.)"""
+
+
+def is_public(value: str) -> bool:
+    """Whether a network, or an address, lies where the Internet leads; False for what is none of both."""
+    try:
+        given = ipaddress.ip_network(value)
+    except ValueError:
+        return False
+    return not any(given.version == private.version and given.subnet_of(private) for private in _PRIVATE)
+
+
 _LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 
 Address = Annotated[str, AfterValidator(_address)]
@@ -112,6 +129,14 @@ class RoleSettings(KeyedSettings):
 
     def secrets(self, here: Here) -> list[Secret]:
         """Names of the secrets the role needs on this host."""
+        return []
+
+    def secret_errors(self, here: Here, secret: Callable[[str], str]) -> Iterable[str]:
+        """What is wrong with the values of its secrets, each a sentence without a value.
+
+        Args:
+            secret: gives a secret's value by its name.
+        """
         return []
 
     def files(self, here: Here) -> list[Row]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Callable
 from urllib.parse import quote
 
+from groundwork import certificates
+from groundwork.rows import Absent, Directory, File, Row
 from groundwork.topology import Here
 
 Secrets = Callable[[str], str]
@@ -17,7 +19,10 @@ Secrets = Callable[[str], str]
 
 def _location(here: Here, role: str, port: int) -> str:
     """`host:port` of a service, IPv6 in brackets."""
-    address = here.address(role) or ""
+    return _joined(here.address(role) or "", port)
+
+
+def _joined(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
@@ -37,15 +42,42 @@ def _login(user: str, password: str) -> str:
     return f"{quote(user, safe='')}:{quote(password, safe='')}"
 
 
-def mongodb(here: Here, user: str, database: str, secret: Secrets) -> dict[str, str]:
-    """MONGO_URI and MONGO_DB, for a user of its own database with the secret `mongodb/<user>`."""
+AUTHORITY = "/etc/groundwork/mongodb-authority.pem"
+"""Where a client's host has the certificates that MongoDB's is judged by, when they are not the system's."""
+
+
+def mongodb(here: Here, user: str, database: str, secret: Secrets, authority: str = AUTHORITY) -> dict[str, str]:
+    """MONGO_URI and MONGO_DB, for a user of its own database with the secret `mongodb/<user>`.
+
+    Args:
+        authority: where the client has what `mongodb_authority` puts on its host.
+    """
     if here.address("mongodb") is None:
         return {}
     name = quote(database, safe="")
-    tls = "&tls=true" if _tls(here, "mongodb") else ""
     login = _login(user, secret(f"mongodb/{user}"))
     location = _location(here, "mongodb", _port(here, "mongodb", 27017))
+    tls = "&tls=true" if _tls(here, "mongodb") else ""
+    if _speaks_tls(here):
+        settings, address = here.settings_of("mongodb"), here.address("mongodb") or ""
+        near = address == "127.0.0.1"  # loopback, or a tunnel's end: no name that a certificate has
+        location = _joined(address if near else settings.tls_name or address, settings.port)
+        tls = "&tls=true" + (f"&tlsCAFile={quote(authority)}" if settings.tls_authority else "")
+        tls += "&tlsAllowInvalidHostnames=true" if near else ""
     return {"MONGO_URI": f"mongodb://{login}@{location}/{name}?authSource={name}{tls}", "MONGO_DB": database}
+
+
+def mongodb_authority(here: Here) -> list[Row]:
+    """What a client of MongoDB needs on its host for the URI of `mongodb`; every client's role has these rows."""
+    authority = here.settings_of("mongodb").tls_authority if _speaks_tls(here) else None
+    if not authority:
+        return [Absent(AUTHORITY)]
+    return [Directory("/etc/groundwork"), File(AUTHORITY, content=certificates.read(authority))]
+
+
+def _speaks_tls(here: Here) -> bool:
+    """Whether the MongoDB that a host uses is ours, and speaks TLS."""
+    return bool(here.peers("mongodb")) and here.settings_of("mongodb").tls != "off"
 
 
 def redis(here: Here, user: str, database: int, secret: Secrets) -> dict[str, str]:

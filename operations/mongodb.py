@@ -12,8 +12,10 @@ from typing import Any, Iterable, Mapping
 from pyinfra import host, state
 from pyinfra.api import FactBase, StringCommand, operation
 
+from facts.certificate import Served
+from groundwork import certificates
 from groundwork.context import secret_value
-from groundwork.secrets import variable
+from groundwork.secrets import Secret, variable
 from groundwork.templates import ROOT
 from operations.report import report, stop
 
@@ -23,6 +25,9 @@ MONGOSH = (
     "HOME=$home mongosh --quiet --norc --nodb --file /dev/stdin"
 )
 """Runs the script on standard input, and leaves no history."""
+
+
+_CONTENT = ["connect.js", "kept.js", "content.js"]
 
 
 class Started(FactBase):
@@ -60,12 +65,13 @@ def administrator(data_directory: str, kept: str):
 
 @operation()
 def content(
-    port: int, kept: str, users: Iterable[Mapping[str, Any]], collections: Iterable[Mapping[str, Any]]
+    port: int, tls: bool, kept: str, users: Iterable[Mapping[str, Any]], collections: Iterable[Mapping[str, Any]]
 ):
     """Make passwords, users, collections and indexes agree; each user is checked by logging in.
 
     Args:
         port: where mongod listens on loopback.
+        tls: it speaks TLS there.
         kept: file of the administrator's password as last set on this host: the way in when the
             secret has changed.
         users: dicts with name, database, roles, state.
@@ -73,6 +79,7 @@ def content(
     """
     wanted = {
         "port": port,
+        "tls": tls,
         "password": secret_value("mongodb/admin"),
         "kept": kept,
         "users": [_with_password(user) for user in users],
@@ -82,7 +89,7 @@ def content(
     good, output = host.run_shell_command(
         StringCommand(f"command -v mongosh >/dev/null || exit 0; {MONGOSH}"),
         _sudo=True,
-        _stdin=script(["kept.js", "content.js"], wanted),
+        _stdin=script(_CONTENT, wanted),
     )
     found = answer(output.stdout_lines) if good else {"problem": output.stderr or output.stdout}
     if "problem" in found:
@@ -100,8 +107,39 @@ def content(
             # Whatever else it prints, or nothing at all, is a failure.
             f"answer=$({MONGOSH} | tail -n 1); case $answer in '{{\"changes\"'*) ;; "
             '*) echo "mongosh: ${answer:-ended without an answer}" >&2; exit 1;; esac',
-            _stdin=script(["kept.js", "content.js"], {**wanted, "apply": True}),
+            _stdin=script(_CONTENT, {**wanted, "apply": True}),
         )
+
+
+@operation()
+def certificate(port: int, secret: str, kept: str):
+    """Make mongod serve the certificate that a secret holds: without a restart where it can.
+
+    A mongod that does not run, or speaks no TLS yet, will read it as it starts.
+
+    Args:
+        port: where mongod listens on loopback.
+        secret: name of the secret with the chain.
+        kept: file of the administrator's password as last set on this host.
+    """
+    chain = secret_value(secret)
+    left = certificates.days_left(chain)
+    if left < certificates.SOON_DAYS:
+        host.log(f"  MongoDB: {Secret(secret)} ends on {certificates.ends(chain):%Y-%m-%d}, in {left} days: get a new one")
+    served, wanted = host.get_fact(Served, port=port), certificates.fingerprints(chain)
+    # mongod sends the authority's own after the chain.
+    if served is None or served[: len(wanted)] == wanted:
+        return
+    report("MongoDB: takes the new certificate (rotateCertificates; a restart if it does not)")
+    yield StringCommand(
+        f"answer=$({MONGOSH} | tail -n 1); case $answer in '{{\"rotated\"'*) exit 0;; esac; "
+        'echo "rotateCertificates: ${answer:-ended without an answer}; mongod is restarted" >&2; systemctl restart mongod.service && '
+        f"timeout 120 sh -c 'until echo | openssl s_client -connect 127.0.0.1:{port} >/dev/null 2>&1; do sleep 0.2; done'",
+        _stdin=script(
+            ["connect.js", "kept.js", "certificate.js"],
+            {"port": port, "tls": True, "password": secret_value("mongodb/admin"), "kept": kept},
+        ),
+    )
 
 
 def _with_password(user: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,7 @@ class Settings(ServerSettings, MongoDBSettings):
         return [
             Directory(self.root, group="app", mode="750"),
             Directory(CONFIGURATION),
+            *uris.mongodb_authority(here),
             File(
                 f"{CONFIGURATION}/environment", template="program/environment.j2", mode="600", secret=True
             ),
@@ -139,6 +140,7 @@ def app(settings: Settings, here: Here) -> None:
                     f"{settings.root}/current/.venv",
                     f"{CONFIGURATION}/environment",
                     f"{CONFIGURATION}/gunicorn.conf.py",
+                    uris.AUTHORITY,
                 ),
                 ports={settings.port: "app_port"} if len(settings.binds(here)) > 1 else {},
             )

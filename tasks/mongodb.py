@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Iterable, Literal
+from typing import Annotated, Callable, ClassVar, Iterable, Literal
 
 from pydantic import Field
 
 from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Row
 from groundwork.secrets import KEPT, Secret
-from groundwork.settings import Address, Part, Port, RoleSettings, matching
-from groundwork import takeover
+from groundwork.settings import Address, Domain, Part, Port, RoleSettings, is_public, matching
+from groundwork import certificates, takeover
 from groundwork.takeover import BEFORE, Found, Met, asked, refused, told
 from groundwork.topology import Flow, Here
 from operations import apt, files, mongodb as database, service, sysctl, takeover as before, wait
@@ -130,7 +130,7 @@ class Settings(RoleSettings):
     """TCP port."""
     bind_addresses: list[Address] | None = None
     """Addresses to listen on besides loopback; by default those by which a flow comes: the private address, the
-    private link's. 0.0.0.0 is refused where a flow lets everybody in."""
+    private link's."""
     series: Annotated[str, matching(r"[0-9]+\.[0-9]+", 'two numbers such as "7.0"')] | None = None
     """Release series such as "7.0"; by default what the vendor publishes for the distribution."""
     version: Annotated[str, matching(r"[0-9]+\.[0-9]+\.[0-9]+", 'three numbers such as "7.0.14"')] | None = None
@@ -146,6 +146,23 @@ class Settings(RoleSettings):
     removes one."""
     collections: list[Collection] = []
     """Collections and indexes that shall exist."""
+
+    tls: Literal["off", "provided"] = "off"
+    """off: for hosts that reach it by a private network. provided: every client speaks TLS, with the certificate
+    in mongodb_tls_certificate; then flows may come from public networks, too."""
+    tls_certificate: Secret = Secret("mongodb/tls_certificate")
+    """Certificate with its chain, PEM, the server's own first; needed for "provided"."""
+    tls_key: Secret = Secret("mongodb/tls_key")
+    """Key of mongodb_tls_certificate, PEM; needed for "provided"."""
+    tls_authority: str | None = None
+    """Certificates that clients trust, such as a company's authority, PEM: a file on the controller, absolute or
+    relative to the repository. By default those that the clients' systems trust."""
+    tls_name: Domain | None = None
+    """Host name that clients connect to, which the certificate has and their DNS knows. By default they connect
+    to addresses, which the certificate must then have."""
+
+    certificate_file: ClassVar[str] = "/etc/mongodb/tls.pem"
+    authority_file: ClassVar[str] = "/etc/mongodb/authority.pem"
 
     @property
     def present(self) -> list[User]:
@@ -193,7 +210,24 @@ class Settings(RoleSettings):
         return "always" if float(self.series_for(here)) >= 8.0 else "never"
 
     def secrets(self, here: Here) -> list[Secret]:
-        return [Secret("mongodb/admin"), *(Secret(f"mongodb/{user.name}") for user in self.present)]
+        tls = [self.tls_certificate, self.tls_key] if self.tls == "provided" else []
+        return [Secret("mongodb/admin"), *(Secret(f"mongodb/{user.name}") for user in self.present), *tls]
+
+    def secret_errors(self, here: Here, secret: Callable[[str], str]) -> Iterable[str]:
+        if self.tls != "provided":
+            return
+        certificate, key = ((f"secret {name}", secret(name)) for name in (self.tls_certificate.name, self.tls_key.name))
+        authority = certificates.read(self.tls_authority) if self.tls_authority else None
+        yield from certificates.pair_errors(certificate, key, self.tls_names(here), authority)
+
+    def tls_names(self, here: Here) -> list[str]:
+        """What those who have a flow to it connect to; the host's own programs do so by loopback."""
+        if self.tls_name:
+            return [self.tls_name]
+        sources = {flow.source for flow in self.flows()}
+        clients = [other for other in here.topology.hosts.values() if other is not here and sources & set(other.roles)]
+        addresses = [*(client.address_of(here) for client in clients), *here.binds(self.port)]
+        return [address for address in dict.fromkeys(addresses) if address]
 
     def flows(self) -> list[Flow]:
         return [Flow(source, self.role, self.port, nearest=True) for source in ("app", "training")]
@@ -214,7 +248,9 @@ class Settings(RoleSettings):
                     "mongodb_users has readWrite on that database, and it is such a user who creates it"
                 )
         yield from self._series_errors(here)
-        yield from self._bind_errors(here)
+        yield from self._flow_errors(here)
+        if self.tls_authority:
+            yield from certificates.file_errors("mongodb_tls_authority", self.tls_authority)
 
     def meets(self, found: Found, here: Here) -> Iterable[Met]:
         yield from self.taken_ports(found)
@@ -232,7 +268,7 @@ class Settings(RoleSettings):
             changes.append("it asks nobody for a password, and will: the administrator admin is made on its data")
         if there.port != self.port:
             changes.append(f"it moves from port {there.port} to {self.port}")
-        if there.options.get("mode", "").endswith(("TLS", "SSL")) and not there.options["mode"].startswith("disabled"):
+        if self.tls == "off" and there.options.get("mode", "").endswith(("TLS", "SSL")) and not there.options["mode"].startswith("disabled"):
             changes.append("it will not speak TLS any more")
         text = f"MongoDB {there.version} has data in {there.path}: {'; '.join([*changes, kept])}"
         yield asked(text) if changes else told(text)
@@ -295,12 +331,33 @@ class Settings(RoleSettings):
         if self.version and not self.version.startswith(f"{self.series_for(here)}."):
             yield f"mongodb_version: {self.version} is not of the series {self.series_for(here)}"
 
-    def _bind_errors(self, here: Here) -> Iterable[str]:
-        if set(EVERYWHERE) & set(self.bind_addresses or ()) and any(o.port == self.port and o.everybody for o in here.openings()):
-            yield (
-                "mongodb_bind_addresses: 0.0.0.0 is refused, because a flow from \"internet\" to mongodb "
-                "lets everybody in: name the networks in the flow, or the address here"
-            )
+    def _flow_errors(self, here: Here) -> Iterable[str]:
+        """Who is let in from networks that are not private."""
+        opening = next((item for item in here.openings() if (item.role, item.port) == (self.role, self.port)), None)
+        for source, networks in (opening.sources if opening else {}).items():
+            if networks is None:
+                yield (
+                    f'flows: "{source}" to mongodb is refused, since everybody could try passwords there: name the networks '
+                    '(and, for public ones, set mongodb_tls = "provided")'
+                )
+            elif self.tls == "off" and (public := list(filter(is_public, networks))):
+                yield (
+                    f"flows: {source} reaches mongodb from {', '.join(public)}, which is no private network, and without TLS "
+                    'all on the way could read it: set mongodb_tls = "provided" (docs/mongodb.md), or connect by the private link'
+                )
+
+    def _tls_files(self) -> list[Row]:
+        """Before what names them; or, once nothing does, gone."""
+        directory = Directory(self.certificate_file.rsplit("/", 1)[0])
+        owner = {"owner": "mongodb", "group": "mongodb", "mode": "600"}
+        certificate = File(self.certificate_file, template="mongodb/tls.pem.j2", secret=True, **owner)
+        if not self.tls_authority:
+            return [directory, certificate]
+        return [directory, certificate, File(self.authority_file, content=certificates.read(self.tls_authority))]
+
+    def _unused_files(self) -> list[Row]:
+        unused = [] if self.tls == "provided" else [self.certificate_file]
+        return [Absent(path) for path in [*unused, *([] if self.tls == "provided" and self.tls_authority else [self.authority_file])]]
 
     def files(self, here: Here) -> list[Row]:
         return [
@@ -309,12 +366,14 @@ class Settings(RoleSettings):
             File("/etc/mongosh.conf", template="mongodb/mongosh.conf.j2"),
             Directory(files.LIB),
             File(CHECK, source="mongodb/check", mode="755"),
+            *(self._tls_files() if self.tls == "provided" else []),
             File(
                 "/etc/mongod.conf",
                 template="mongodb/mongod.conf.j2",
                 check=self.check(here),
                 keep=True,
             ),
+            *self._unused_files(),
             Directory("/etc/systemd/system/mongod.service.d"),
             File("/etc/systemd/system/mongod.service.d/groundwork.conf", template="mongodb/mongod.service.j2"),
             File(
@@ -371,9 +430,12 @@ def mongodb(settings: Settings, here: Here) -> None:
         after=[configured],
     )
     wait.port(name="Ready", port=settings.port, unit="mongod.service", seconds=120, log=LOG)
+    if settings.tls == "provided":
+        database.certificate(name="Certificate", port=settings.port, secret=settings.tls_certificate.name, kept=KEPT_PASSWORD)
     database.content(
         name="Users and collections",
         port=settings.port,
+        tls=settings.tls != "off",
         kept=KEPT_PASSWORD,
         users=[user.model_dump() for user in settings.users],
         collections=[collection.model_dump() for collection in settings.collections],

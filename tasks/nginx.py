@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Iterable, Literal
 
-from cryptography import x509
 from pydantic import Field
 
 from facts.certificate import LETSENCRYPT, LINEAGE, OFF
+from groundwork import certificates
 from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Row
 from groundwork.secrets import Secret
 from groundwork.settings import Domain, Network, RoleSettings, Size, is_address, matching
 from groundwork.sources import SourceError, shown, tree
 from groundwork.takeover import BEFORE, Found, Met, asked, told
-from groundwork.templates import ROOT
 from groundwork.topology import INTERNET, Flow, Here
 from operations import accounts, apt, files, service, wait
 from operations.certificate import from_authority, self_signed
@@ -170,7 +168,7 @@ class Settings(RoleSettings):
     def _certificate(self) -> list[Row]:
         if not self.provided:
             return []
-        variables = {"certificate": _read(self.tls_certificate)}
+        variables = {"certificate": certificates.read(self.tls_certificate)}
         row = File(
             CERTIFICATE, template="nginx/tls.pem.j2", variables=variables, mode="600", secret=True, check=_PAIR
         )
@@ -183,7 +181,7 @@ class Settings(RoleSettings):
             return [Absent(HOOK), *trust, Absent(f"{LETSENCRYPT}/renewal/{LINEAGE}.conf", aside=OFF)]
         if self.acme_authority:
             trust = [
-                File(AUTHORITY, content=_read(self.acme_authority)),
+                File(AUTHORITY, content=certificates.read(self.acme_authority)),
                 Directory(RENEWAL.rsplit("/", 1)[0]),
                 File(RENEWAL, content=f"# Managed by Groundwork.\n[Service]\nEnvironment=REQUESTS_CA_BUNDLE={AUTHORITY}\n"),
             ]
@@ -210,7 +208,7 @@ class Settings(RoleSettings):
         if self.acme:
             yield from self._acme_errors(here)
         if self.provided:
-            yield from _pem_errors("nginx_tls_certificate", self.tls_certificate)
+            yield from certificates.file_errors("nginx_tls_certificate", self.tls_certificate)
         if self.frontend:
             try:
                 tree(self.frontend, self.frontend_revision)
@@ -236,7 +234,7 @@ class Settings(RoleSettings):
                 "does not tell from where (but for one of your own, with nginx_acme_authority)"
             )
         if self.acme_authority:
-            yield from _pem_errors("nginx_acme_authority", self.acme_authority)
+            yield from certificates.file_errors("nginx_acme_authority", self.acme_authority)
 
     def _domain_errors(self, domain: str, here: Here) -> Iterable[str]:
         if is_address(domain):
@@ -254,19 +252,6 @@ class Settings(RoleSettings):
                 "only the host that has begun can answer. With several hosts for one name, provide a certificate "
                 "(nginx_tls_certificate = a file)"
             )
-
-
-def _pem_errors(key: str, path: str) -> Iterable[str]:
-    try:
-        x509.load_pem_x509_certificates(_read(path).encode())
-    except OSError as error:
-        yield f"{key} = {path!r}: {error.strerror}"
-    except ValueError:
-        yield f"{key} = {path!r}: is not a certificate in PEM form"
-
-
-def _read(path: str) -> str:
-    return Path(ROOT / path).read_text()
 
 
 @role(Settings, "Nginx")

@@ -8,6 +8,7 @@ from typing import Annotated, Iterable
 
 from pydantic import AfterValidator, Field
 
+from groundwork import uris
 from groundwork.program import MODELS, ModelName, MongoDBSettings, card_rows, has_card
 from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
@@ -93,6 +94,7 @@ class Settings(MongoDBSettings):
             Directory(MODELS),
             *(Directory(f"{MODELS}/{model}", owner="training", group="training") for model in models),
             Directory(CONFIGURATION),
+            *uris.mongodb_authority(here),
             File(f"{CONFIGURATION}/environment", template="program/environment.j2", mode="600", secret=True),
             Directory(files.LIB),
             File(RUN, source="training/run", mode="755"),

@@ -1,14 +1,11 @@
 // Compares users, collections and indexes with what is wanted, and in apply mode makes them agree.
-// `wanted` and kept.js stand before this on standard input. Prints one JSON document: {problem} or {changes, notes}.
+// `wanted`, connect.js and kept.js stand before this on standard input. Prints one JSON document: {problem} or {changes, notes}.
 
 const AUTHENTICATION_FAILED = 18;
 
 function connect_as(user, password, source) {
-  const part = encodeURIComponent;
-  const uri = `mongodb://${part(user)}:${part(password)}@127.0.0.1:${wanted.port}/?authSource=${part(source)}` +
-    '&serverSelectionTimeoutMS=5000&directConnection=true';
   try {
-    return {connection: new Mongo(uri)};
+    return {connection: new Mongo(mongodb_uri(user, password, source))};
   } catch (error) {
     return {error, refused: error.code === AUTHENTICATION_FAILED};
   }

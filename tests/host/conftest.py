@@ -25,7 +25,7 @@ import testinfra
 
 from facts.machine import Machine
 from groundwork import context
-from groundwork.connections import stanza_of
+from groundwork.connections import openssh_config
 from groundwork.roles import ORDER
 from groundwork.secrets import SecretStore
 from groundwork.settings import HostSettings
@@ -184,26 +184,9 @@ def ssh_config(topology, tmp_path_factory) -> Path:
     """The inventory's connections, as OpenSSH reads them."""
     directory = tmp_path_factory.mktemp("ssh")
     path = directory / "config"
-    path.write_text("".join(_stanza(here, directory) for here in topology.hosts.values()))
+    control = ["BatchMode yes", "ControlMaster auto", f"ControlPath {directory}/%C", "ControlPersist 60"]
+    path.write_text(openssh_config(topology.hosts.values(), control))
     return path
-
-
-def _stanza(here: Here, directory: Path) -> str:
-    words = {
-        "ssh_hostname": "HostName",
-        "ssh_user": "User",
-        "ssh_port": "Port",
-        "ssh_key": "IdentityFile",
-        "ssh_known_hosts_file": "UserKnownHostsFile",
-    }
-    lines = [f"  {words[name]} {value}" for name, value in here.data.items() if name in words]
-    if jumps := stanza_of(here).get("proxyjump"):
-        lines.append(f"  ProxyJump {jumps}")
-    control = f"  ControlMaster auto\n  ControlPath {directory}/%C\n  ControlPersist 60\n"
-    # The jump host's own stanza, for the ssh that ProxyJump starts.
-    more = here.data.get("ssh_config_file")
-    include = f"Match all\n  Include {Path(more).expanduser().resolve()}\n" if more else ""
-    return "\n".join([f"Host {here.name}", *lines, "  BatchMode yes\n"]) + control + include
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+import ssl
 
 import pymongo
 import pytest
-from pymongo.errors import OperationFailure
+from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 
+from groundwork.certificates import fingerprints
 from groundwork.secrets import KEPT
+from groundwork.templates import ROOT
 from tasks.mongodb import KEPT_PASSWORD
 
 
@@ -20,14 +24,17 @@ def port(mongodb):
 
 
 @pytest.fixture
-def client(port):
+def client(mongodb, port):
     """A client of that host's MongoDB with the credentials asked for."""
+    settings = mongodb.settings("mongodb")
+    # A tunnel's end is no name that a certificate has.
+    tls = {"tls": True, "tlsAllowInvalidHostnames": True} if settings.tls != "off" else {}
+    authority = {"tlsCAFile": str(ROOT / settings.tls_authority)} if tls and settings.tls_authority else {}
     clients = []
 
     def make(**login) -> pymongo.MongoClient:
-        clients.append(
-            pymongo.MongoClient("127.0.0.1", port, directConnection=True, serverSelectionTimeoutMS=5000, **login)
-        )
+        options = {"directConnection": True, "serverSelectionTimeoutMS": 5000, **tls, **authority, **login}
+        clients.append(pymongo.MongoClient("127.0.0.1", port, **options))
         return clients[-1]
 
     yield make
@@ -46,6 +53,24 @@ def _login(mongodb, user) -> dict:
 def test_without_a_password_nothing_is_told(mongodb, client):
     with pytest.raises(OperationFailure, match="requires authentication"):
         client().list_database_names()
+
+
+def test_with_tls_it_serves_its_certificate_for_its_names_and_nobody_comes_in_without(mongodb, port):
+    settings = mongodb.settings("mongodb")
+    if settings.tls == "off":
+        pytest.skip("mongodb_tls is off")
+    with pytest.raises(ServerSelectionTimeoutError):
+        pymongo.MongoClient("127.0.0.1", port, directConnection=True, serverSelectionTimeoutMS=1000).admin.command("ping")
+    context = ssl.create_default_context(cafile=settings.tls_authority and ROOT / settings.tls_authority)
+    wanted = fingerprints(mongodb.secrets.value(settings.tls_certificate))[0]
+    names = settings.tls_names(mongodb.here)
+    context.check_hostname = bool(names)
+    for name in names or ["localhost"]:
+        with socket.create_connection(("127.0.0.1", port), 10) as raw, context.wrap_socket(raw, server_hostname=name) as secured:
+            assert hashlib.sha256(secured.getpeercert(binary_form=True)).hexdigest() == wanted, "it serves another"
+            assert secured.version() in ("TLSv1.2", "TLSv1.3")
+    key = mongodb.check(f"stat -c '%U %a' {settings.certificate_file}")
+    assert key.split() == ["mongodb", "600"]
 
 
 def test_a_user_can_not_be_made_without_a_login(mongodb, client):

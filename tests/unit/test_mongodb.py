@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from groundwork import uris
 from groundwork.rows import Absent, File
 from groundwork.secrets import KEPT
 from groundwork.templates import render
 from groundwork.topology import SettingsError
 from tasks.app import Settings as Application
 from tasks.mongodb import Settings
+from tests.certificates import Authority
+from tests.unit.conftest import make_topology
 
 
 def configuration(here) -> dict:
@@ -134,3 +137,102 @@ def test_the_password_is_kept_as_it_is_and_for_root_alone(make_here):
     assert (password.path, password.owner, password.mode, password.secret) == (f"{KEPT}/mongodb-admin", "root", "600", True)
     assert render(password, settings, here, secret=lambda name: f" {name} ").decode() == " mongodb/admin "
     assert new == Absent(f"{KEPT}/mongodb-admin.new")
+
+
+# TLS
+
+AUTHORITY = Authority()
+
+
+@pytest.fixture
+def tls(tmp_path):
+    """Two hosts: `data` with MongoDB, which speaks TLS, and `web` with the application."""
+    (tmp_path / "authority.pem").write_text(AUTHORITY.pem)
+
+    def make(**data):
+        given = {"mongodb_tls": "provided", "mongodb_tls_authority": str(tmp_path / "authority.pem"), "mongodb_users": [READER], **data}
+        hosts = {"data": (["mongodb"], given), "web": (["app"], {"app_source": "examples/app"})}
+        return make_topology(hosts).hosts
+
+    return make
+
+
+def test_with_tls_nobody_comes_in_without(tls):
+    found = configuration(tls()["data"])["net"]["tls"]
+    assert (found["mode"], found["disabledProtocols"], found["allowConnectionsWithoutCertificates"]) == ("requireTLS", "TLS1_0,TLS1_1", True)
+    assert found["CAFile"] == "/etc/mongodb/authority.pem"
+    assert configuration(tls(mongodb_tls_authority=None)["data"])["net"]["tls"]["CAFile"].startswith("/etc/ssl/certs/")
+
+
+def test_the_certificate_lands_before_what_names_it_and_goes_after(tls, make_here):
+    here = tls()["data"]
+    rows = here.settings(Settings).files(here)
+    paths = [row.path for row in rows]
+    certificate = rows[paths.index("/etc/mongodb/tls.pem")]
+    assert (certificate.owner, certificate.mode, certificate.secret) == ("mongodb", "600", True)
+    assert paths.index("/etc/mongodb") < paths.index("/etc/mongodb/tls.pem") < paths.index("/etc/mongod.conf")
+    here = make_here(["mongodb"])
+    off = here.settings(Settings).files(here)
+    paths = [row.path for row in off]
+    assert "tls" not in configuration(here)["net"]
+    for path in ("/etc/mongodb/tls.pem", "/etc/mongodb/authority.pem"):
+        assert paths.index("/etc/mongod.conf") < off.index(Absent(path))
+
+
+def test_its_secrets_are_needed_with_tls_only(tls, make_here):
+    names = {secret.name for secret in tls()["data"].settings(Settings).secrets(tls()["data"])}
+    assert {"mongodb/tls_certificate", "mongodb/tls_key"} < names
+    assert "mongodb/tls_key" not in {secret.name for secret in make_here(["mongodb"]).settings(Settings).secrets(make_here(["mongodb"]))}
+
+
+def test_clients_are_told_and_get_the_authority(tls):
+    web = tls()["web"]
+    uri = uris.mongodb(web, "reader", "d", secret=lambda name: "p@ss")["MONGO_URI"]
+    assert uri == f"mongodb://reader:p%40ss@10.0.0.1:27017/d?authSource=d&tls=true&tlsCAFile={uris.AUTHORITY}"
+    assert File(uris.AUTHORITY, content=AUTHORITY.pem) in web.settings(Application).files(web)
+    named = tls(mongodb_tls_name="db.example.org", mongodb_tls_authority=None)["web"]
+    assert "@db.example.org:27017/d?authSource=d&tls=true" in uris.mongodb(named, "reader", "d", secret=str)["MONGO_URI"]
+    assert "tlsCAFile" not in uris.mongodb(named, "reader", "d", secret=str)["MONGO_URI"]
+    assert Absent(uris.AUTHORITY) in named.settings(Application).files(named)
+
+
+def test_on_its_own_host_it_is_asked_by_loopback_for_which_no_certificate_is(make_here):
+    here = make_here(["mongodb", "app"], mongodb_tls="provided", mongodb_tls_name="db.example.org", mongodb_users=[READER], app_source="examples/app")
+    uri = uris.mongodb(here, "reader", "d", secret=str)["MONGO_URI"]
+    assert uri.endswith("@127.0.0.1:27017/d?authSource=d&tls=true&tlsAllowInvalidHostnames=true")
+    assert make_here(["mongodb"], mongodb_tls="provided").settings(Settings).tls_names(make_here(["mongodb"])) == []
+
+
+def _told(here, certificate: str, key: str) -> list[str]:
+    values = {"mongodb/tls_certificate": certificate, "mongodb/tls_key": key}
+    return list(here.settings(Settings).secret_errors(here, values.__getitem__))
+
+
+def test_a_certificate_that_fits_is_taken(tls):
+    assert _told(tls()["data"], *AUTHORITY.issue("10.0.0.1")) == []
+    assert _told(tls(mongodb_tls_name="db.example.org")["data"], *AUTHORITY.issue("*.example.org")) == []
+
+
+@pytest.mark.parametrize(
+    "pair, said",
+    [
+        (lambda: ("no PEM", AUTHORITY.issue("10.0.0.1")[1]), "secret mongodb/tls_certificate: is not a certificate in PEM form"),
+        (lambda: (AUTHORITY.issue("10.0.0.1")[0], "no PEM"), "secret mongodb/tls_key: is not a private key in PEM form"),
+        (lambda: (AUTHORITY.issue("10.0.0.1")[0], AUTHORITY.issue("10.0.0.1")[1]), "secret mongodb/tls_key: is not the key of"),
+        (lambda: AUTHORITY.issue("10.0.0.1", days=-2), "secret mongodb/tls_certificate: has ended on"),
+        (lambda: AUTHORITY.issue("10.0.0.9"), "secret mongodb/tls_certificate: is for 10.0.0.9, and clients ask for 10.0.0.1"),
+        (lambda: Authority().issue("10.0.0.1"), "secret mongodb/tls_certificate: the authority that clients are given did not issue it"),
+    ],
+)
+def test_a_certificate_that_does_not_is_told_before_a_host_is_touched(tls, pair, said):
+    [error] = _told(tls()["data"], *pair())
+    assert error.startswith(said) and "BEGIN" not in error
+
+
+@pytest.mark.parametrize("source, refused", [("203.0.113.0/24", True), ("0.0.0.0/0", True), ("2001:db8::/32", True), ("10.3.0.0/16", False), ("fd00::/8", False)])
+def test_public_networks_come_in_with_tls_only(tls, make_here, source, refused):
+    flows = [{"source": source, "role": "mongodb", "port": 27017}]
+    here = make_here(["mongodb"], flows=flows)
+    assert ['mongodb_tls = "provided"' in error for error in here.settings(Settings).errors(here)] == [True] * refused
+    here = tls(flows=flows)["data"]
+    assert list(here.settings(Settings).errors(here)) == []

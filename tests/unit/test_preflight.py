@@ -70,9 +70,17 @@ CASES = {
         "app_packages[0] = '-oDebug::x=1'",
     ),
     "no source there": ('app_source = "examples/ap"', "app_source = 'examples/ap': "),
-    "everybody on 0.0.0.0": (
-        'mongodb_bind_addresses = ["0.0.0.0"]\nflows = [{"source": "internet", "role": "mongodb", "port": 27017}]',
-        "mongodb_bind_addresses: 0.0.0.0 is refused",
+    "everybody at mongodb": (
+        'flows = [{"source": "internet", "role": "mongodb", "port": 27017}]',
+        'flows: "internet" to mongodb is refused',
+    ),
+    "a public network at mongodb without TLS": (
+        'flows = [{"source": "198.51.100.0/24", "role": "mongodb", "port": 27017}]',
+        "flows: 198.51.100.0/24 reaches mongodb from 198.51.100.0/24, which is no private network, and without TLS",
+    ),
+    "no such authority": (
+        'mongodb_tls_authority = "nowhere.pem"',
+        "mongodb_tls_authority = 'nowhere.pem': No such file or directory",
     ),
 }
 ELSEWHERE = {
@@ -173,7 +181,7 @@ def test_a_missing_secret_says_where_it_was_looked_for(tmp_path):
 
 def test_a_host_without_a_role(tmp_path):
     done = run(inventory(tmp_path, ["others"]), "deploy.py", "-y")
-    _refused(done, "@fake/one: is in no role's group (base, link, ")
+    _refused(done, "@fake/one: is in no role's group (base, ")
 
 
 def test_a_group_without_a_host(tmp_path):

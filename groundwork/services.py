@@ -1,0 +1,160 @@
+"""`fab status`, `logs`, `train` and `progress`: what runs on the hosts, asked by ssh."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+from groundwork.connections import openssh_config
+from groundwork.errors import Refusal
+from groundwork.people import host_of
+from groundwork.topology import Here, Topology
+
+_SHOW = "systemctl show -p Id -p LoadState -p ActiveState -p SubState -p StatusText -p Result"
+_OPTIONS = ("ConnectTimeout 10", "ServerAliveInterval 5", "ServerAliveCountMax 3", "ControlMaster no", "ControlPath none")
+_FOLLOW = f"""{_SHOW} {{unit}}; echo
+while systemctl show -p ActiveState -p Job {{unit}} | grep -q -e =active -e ing$ -e Job=[1-9]; do sleep 1; {_SHOW} {{unit}}; echo; done"""
+"""Looks at a unit every second, until it has ended and nobody waits for it to start; systemd calls the wait for
+another try activating."""
+
+
+@contextmanager
+def _ssh(here: Here, command: str, **more: Any) -> Iterator[subprocess.Popen]:
+    with tempfile.TemporaryDirectory() as directory:
+        config = Path(directory) / "ssh_config"
+        config.write_text(openssh_config(here.topology.hosts.values(), _OPTIONS))
+        process = subprocess.Popen(
+            ["ssh", "-F", str(config), "-T", here.name, command],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", **more,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def ask(here: Here, command: str, seconds: int = 30) -> str:
+    """Standard output of a command on a host. Raises Refusal, with the last thing that was said."""
+    with _ssh(here, command) as process:
+        try:
+            output, said = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise Refusal(f"{here.name}: no answer within {seconds} s") from None
+    if process.returncode:
+        raise Refusal(f"{here.name}: {' '.join(said.strip().splitlines()[-1:]) or f'{command} ended with {process.returncode}'}")
+    return output
+
+
+def states(output: str) -> list[dict[str, str]]:
+    """Units, by what `systemctl show` prints of them."""
+    blocks = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in output.split("\n\n")]
+    return [block for block in blocks if "Id" in block]
+
+
+def words(state: dict[str, str]) -> str:
+    """A unit's state in words."""
+    if state["LoadState"] == "not-found":
+        return "is not installed"
+    result = f", {state['Result']}" if state["ActiveState"] == "failed" else ""
+    status = f": {state['StatusText']}" if state["StatusText"] else ""
+    return f"{state['ActiveState']} ({state['SubState']}{result}){status}"
+
+
+# What runs
+
+
+def status(topology: Topology, tell: Callable[[str], None]) -> bool:
+    """Tell of each unit of each host, and of others that have failed there; returns whether all is well."""
+    hosts = list(topology.hosts.values())
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        found = [line for lines in pool.map(_status, hosts) for line in lines]
+    for line, _ in found:
+        tell(line)
+    return all(well for _, well in found)
+
+
+def _status(here: Here) -> list[tuple[str, bool]]:
+    units = [unit for role in here.roles for unit in here.topology.roles[role].units]
+    shown = f"{_SHOW} {shlex.join(units)}; echo; " if units else ""
+    try:
+        output, failed = ask(here, f"{shown}echo ---; systemctl list-units --failed --plain --no-legend").split("---\n")
+    except Refusal as error:
+        return [(str(error), False)]
+    lines = [(f"{here.name:<12} {state['Id']:<24} {words(state)}", state["ActiveState"] == "active") for state in states(output)]
+    others = [unit for unit in (line.split()[0] for line in failed.splitlines() if line.strip()) if unit not in units]
+    return [*lines, *((f"{here.name:<12} {unit:<24} failed", False) for unit in others)]
+
+
+def place(topology: Topology, service: str, host: str | None) -> Here:
+    """The host whose service is meant. Raises Refusal where that may be any of several."""
+    if service in topology.roles:
+        return host_of(topology, service, host)
+    if host is None and len(topology.hosts) > 1:
+        raise Refusal(f"{service}: on which host? --host, one of {', '.join(topology.hosts)}")
+    return host_of(topology, "base", host)
+
+
+def logs(here: Here, service: str, lines: int) -> str:
+    """The last lines of the journal of a service.
+
+    Args:
+        service: a role, or a unit.
+    """
+    units = here.topology.roles[service].units if service in here.topology.roles else (service,)
+    if not units or not all(re.fullmatch(r"[A-Za-z0-9@:_.-]+", unit) and unit[0] != "-" for unit in units):
+        raise Refusal(f"{service}: is no service: name a role that has one, or a unit such as training-forecast")
+    named = " ".join(f"-u {unit}" for unit in units)
+    return ask(here, f"sudo -n journalctl --no-pager -o short-iso -n {lines} {named}")
+
+
+# Training
+
+
+def unit_of(here: Here, job: str) -> str:
+    """The unit of a job of training_jobs. Raises Refusal for another."""
+    jobs = {item.name: item.unit for item in here.settings(here.topology.roles["training"]).jobs}
+    if job not in jobs:
+        raise Refusal(f"{job}: is none of training_jobs of {here.name} ({', '.join(jobs) or 'there are none'})")
+    return f"{jobs[job]}.service"
+
+
+def progress(here: Here, tell: Callable[[str], None]) -> None:
+    """Tell of each job of a host."""
+    jobs = here.settings(here.topology.roles["training"]).jobs
+    if not jobs:
+        raise Refusal(f"training_jobs of {here.name} is empty")
+    for state in states(ask(here, f"{_SHOW} {shlex.join(f'{job.unit}.service' for job in jobs)}")):
+        tell(f"{here.name:<12} {state['Id']:<32} {words(state)}")
+
+
+def start(here: Here, job: str) -> None:
+    """Start a job, unless it runs: then it is left alone."""
+    ask(here, f"sudo -n systemctl start --no-block {shlex.quote(unit_of(here, job))}")
+
+
+def follow(here: Here, job: str, tell: Callable[[str], None]) -> bool:
+    """Tell how a job comes along, until it has ended; returns whether it ended well."""
+    unit, said, state = unit_of(here, job), "", {}
+    with _ssh(here, _FOLLOW.format(unit=shlex.quote(unit))) as process:
+        block = ""
+        for line in process.stdout:
+            block += line
+            if line.strip():
+                continue
+            for state in states(block):
+                if words(state) != said:
+                    said = words(state)
+                    tell(f"{job}: {said}")
+            block = ""
+        process.wait()
+        if process.returncode:
+            last = " ".join(process.stderr.read().strip().splitlines()[-1:])
+            raise Refusal(f"{here.name}: the connection was lost ({last}), and {job} goes on: fab progress {job}")
+    return state.get("Result") == "success" and state.get("ActiveState") == "inactive"
