@@ -14,8 +14,8 @@ globals().update(_cloud)
 # A group that is no role: what group_data/prod.py says holds for the box, too.
 prod = [*_cloud["prod"], _gpu1]
 
-# The office dials out by WireGuard to who has the data; nothing is opened there.
-link = [*_cloud["mongodb"], _gpu1]
+# The office dials out by WireGuard, to each instance that has a public address; nothing is opened there.
+link = prod
 gpu = [_gpu1]
 training = [_gpu1]
 inference = [_gpu1]
