@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from pyinfra.api import FactBase
 
+from facts.machine import BOOT
+
 REBOOTED = "/var/lib/groundwork/gpu-rebooted"
-"""Why the host was rebooted for its driver; removed once the driver works."""
+"""Why the host was rebooted for its driver, and the id of the boot before; removed once the driver works."""
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Driver(FactBase):
             "sed -n 's/.*libnvidia-ml\\.so\\./libraries=/p'; "
             f"[ -e {path} ] && [ -n \"$(find /boot -maxdepth 1 -name 'initrd.img-*' ! -newer {path} 2>/dev/null)\" ] "
             "&& echo stale_initramfs=yes; "
-            f"sed -n '1s/^/rebooted=/p' {REBOOTED} 2>/dev/null; true"
+            f"grep -qsxF $(cat {BOOT}) {REBOOTED} || sed -n '1s/^/rebooted=/p' {REBOOTED} 2>/dev/null; true"
         )
 
     def process(self, output):

@@ -5,6 +5,9 @@ from pyinfra.api import FactBase
 from groundwork.topology import LINK_INTERFACE
 from groundwork.topology import Machine as MachineData
 
+BOOT = "/proc/sys/kernel/random/boot_id"
+"""Tells one boot from another (random(4)); systemd-nspawn gives each boot of a container its own."""
+
 SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 """Four bytes of attributes, and 1 where it is on (UEFI specification, "Globally Defined Variables")."""
 

@@ -98,15 +98,17 @@ def branch(offered: Iterable[int], builds: Iterable[Build] = (), newest: int | N
     return max([number for number in fitting if number in LONG_TERM] or fitting, default=None)
 
 
-def errors(builds: Mapping[str, Build], chosen: int) -> Iterable[str]:
-    """What a branch can't run, a sentence for each role: "training: its lock has torch for CUDA 13.0, which …".
+def errors(builds: Mapping[str, Build], chosen: int | str) -> Iterable[str]:
+    """What a driver can't run, a sentence for each role: "training: its lock has torch for CUDA 13.0, which …".
 
     Args:
         builds: role -> what its lock has.
-        chosen: the branch.
+        chosen: its branch, or its whole version.
     """
     for role, build in builds.items():
         if build.cuda and not is_enough(str(chosen), build.cuda):
             needed = driver_needed(build.cuda)
-            asks = f"needs driver {needed.split('.')[0]} or newer" if needed else "is newer than the drivers known here (groundwork/cuda.py)"
+            # The first numbers are enough for a branch.
+            least = needed if needed is None or "." in str(chosen) else needed.split(".")[0]
+            asks = f"needs driver {least} or newer" if least else "is newer than the drivers known here (groundwork/cuda.py)"
             yield f"{role}: its lock has {build.package} for CUDA {build.cuda}, which {asks}"

@@ -241,12 +241,25 @@ def _way_errors(here: Here) -> Iterable[str]:
     flows = {flow for other in here.topology.hosts.values() for role in other.roles for flow in other.settings(here.topology.roles[role]).flows()}
     for role in sorted({flow.role for flow in flows if flow.source in here.roles and flow.nearest}):
         there = here.topology.with_role(role)
-        if there and here.address(role) is None:
+        if there and here.peers(role):
+            yield from _open_road_errors(here, here.peers(role)[0], role)
+        elif there and here.address(role) is None:
             where = ", ".join(f"{other.name} (site {other.site!r})" for other in there)
             yield (
                 f"site: {here.name} is at {here.site!r} and finds no way to {role} on {where}: put both into the group link "
                 "(docs/link.md), or set public_address there"
             )
+
+
+def _open_road_errors(here: Here, there: Here, role: str) -> Iterable[str]:
+    """A service that is reached across the internet, and not by TLS."""
+    if here.site == there.site or here.is_linked(there) or getattr(there.settings(here.topology.roles[role]), "tls", "off") != "off":
+        return
+    tls = ', or set mongodb_tls = "provided" (docs/mongodb.md)' if role == "mongodb" else ""
+    yield (
+        f"public_address: {here.name} would reach {role} on {there.name} across the internet, where all on the way could read it: "
+        f"put both into the group link (docs/link.md){tls}"
+    )
 
 
 def _source_errors(here: Here, name: str, source: str) -> Iterable[str]:

@@ -87,19 +87,26 @@ def packages(
     """
     wanted = dict(present) if isinstance(present, Mapping) else dict.fromkeys(present)
     now = host.get_fact(Apt, packages=sorted(wanted)) or AptState()
-    yield from install(wanted, now, held, upgrade_once, recommends, setting)
+    yield from install(wanted, now, wanted if held else (), upgrade_once, recommends, setting)
 
 
 def install(
     wanted: Mapping[str, str | None],
     now: AptState,
-    held: bool = False,
+    held: Iterable[str] = (),
     upgrade_once: bool = False,
     recommends: bool = True,
     setting: str = "a package's version",
+    together: bool = False,
 ):
-    """The commands of `packages`, for an operation that has asked already."""
+    """The commands of `packages`, for an operation that has asked already.
+
+    Args:
+        held: names of those to hold.
+        together: where one is not as it shall be, all are brought to the newest that there is: they are made for each other.
+    """
     missing = [name for name in wanted if _differs(now, name, wanted[name])]
+    missing = list(wanted) if together and missing else missing
     first = upgrade_once and not now.upgraded
     if missing or first or now.broken:
         yield from _unlocked()
@@ -116,7 +123,7 @@ def install(
         arguments = " ".join(shlex.quote(_argument(name, wanted[name])) for name in missing)
         only = "" if recommends else "--no-install-recommends "
         yield f"{WAIT_FOR_LOCKS} || exit 1; {_GUARDED}{_APT} {only}--allow-change-held-packages install {arguments}"
-    if held and (unheld := [name for name in wanted if name not in now.held or name in missing]):
+    if unheld := [name for name in held if name not in now.held or name in missing]:
         report(f"holding {', '.join(unheld)}")
         yield f"apt-mark hold {' '.join(unheld)} >/dev/null"
 

@@ -12,6 +12,7 @@ from pyinfra.api import StringCommand, operation
 from pyinfra.api.operation import OperationMeta
 
 from facts.gpu import REBOOTED, Available, Cards, Driver, DriverState, Smi
+from facts.machine import BOOT
 from facts.packages import Apt, AptState
 from operations import apt, reboot
 from operations.report import report, stop
@@ -69,6 +70,13 @@ class Wanted:
             **headers,
         }
 
+    def held(self, packages: Iterable[str], images: Iterable[str]) -> list[str]:
+        """Those that are upgraded by plan only. Where the host builds the module, kernels and their headers come as they
+        do; where it does not, a kernel must not come without its module."""
+        if self.builds:
+            return [name for name in packages if not name.startswith("linux-")]
+        return [*packages, *(f"linux-image-{image}" for image in images if not image[0].isdigit())]
+
 
 def flavour(kernel: str, images: Iterable[str] = ()) -> str:
     """Which line of kernels a host follows: generic, aws, generic-hwe-22.04, cloud-amd64.
@@ -94,14 +102,14 @@ def driver(wanted: Wanted):
     packages = wanted.packages(now.kernel, now.images)
     found = host.get_fact(Apt, packages=sorted(packages)) or AptState()
     missing = [name for name in packages if name not in found.versions]
-    if missing:
+    if missing and state.is_executing:
         found = yield from apt.fresh_lists(found)
-        if state.is_executing:
-            available = host.get_fact(Available, packages=missing)
-            if lacking := [name for name in missing if name not in available]:
-                yield stop(_not_available(wanted, now.kernel, lacking))
-                return
-    yield from apt.install(packages, found, held=True, recommends=False, setting="gpu_version")
+        available = host.get_fact(Available, packages=missing)
+        if lacking := [name for name in missing if name not in available]:
+            yield stop(_not_available(wanted, now.kernel, lacking))
+            return
+    held = wanted.held(packages, now.images)
+    yield from list(apt.install(packages, found, held=held, recommends=False, setting="gpu_version", together=True))
 
 
 def _not_available(wanted: Wanted, kernel: str, lacking: list[str]) -> str:
@@ -166,7 +174,7 @@ def effective(allowed: bool, seconds: int, after: Iterable[OperationMeta] = ()):
             "again; or --data gpu_reboot=True"
         )
     else:
-        yield f"mkdir -p $(dirname {REBOOTED}) && echo {shlex.quote(why)} >{REBOOTED}"
+        yield f"mkdir -p $(dirname {REBOOTED}) && {{ echo {shlex.quote(why)}; cat {BOOT}; }} >{REBOOTED}"
         yield from reboot.commands(why, seconds)
 
 

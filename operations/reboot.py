@@ -10,15 +10,12 @@ from pyinfra.api.exceptions import ConnectError, PyinfraError
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import clear_askpass_cache
 
+from facts.machine import BOOT
 from groundwork import connections
 from groundwork.context import current, secret_value
 from groundwork.settings import HostSettings
 from operations import lock
 from operations.report import report, stop
-
-BOOT = "/proc/sys/kernel/random/boot_id"
-"""Tells one boot from another (random(4)); systemd-nspawn gives each boot of a container its own. That a host answers
-again says nothing: it may not be down yet."""
 
 DOWN_SECONDS = 180
 """How long the host may take to go down: systemd gives a service 90 s to stop before it is killed."""
@@ -61,6 +58,8 @@ def _reboot(state, host, seconds: int) -> bool:
         return _failed(host, "not rebooted, because this run is not connected to it by SSH: reboot it, and run again")
     try:
         before = _boot(host)
+        if not before:
+            return _failed(host, f"not rebooted, because it does not tell {BOOT}, by which its next boot is known")
         lock.goes_down(host)
         # Detached: the shell's own end is reported before the connection is.
         host.run_shell_command(StringCommand("(sleep 1; exec systemctl reboot) </dev/null >/dev/null 2>&1 &"), _sudo=True)
@@ -84,7 +83,7 @@ def _failed(host, why: str) -> bool:
 
 
 def _boot(host) -> str:
-    """The id of the host's boot; empty where it does not tell."""
+    """The id of the host's boot; empty where it does not tell. That a host answers again says nothing: it may not be down yet."""
     good, output = host.run_shell_command(StringCommand("cat", BOOT))
     return " ".join(output.stdout_lines) if good else ""
 

@@ -58,8 +58,10 @@ CONTAINERS_FINGERPRINT = "C95B321B61E88C1809C4F759DDCAE044F796ECB0"
 
 HELD = ("nvidia-", "libnv", "libcuda", "cuda-", "firmware-nvidia-", "xserver-xorg-video-nvidia")
 """How the names of the driver's and CUDA's packages begin."""
-HELD_KERNEL = ("linux-modules-nvidia-", "linux-image-", "linux-modules-")
+HELD_KERNEL = ("linux-image-", "linux-modules-")
 """On Ubuntu the kernel comes with its module built for one driver: both are upgraded together."""
+
+UNIT = File("/etc/systemd/system/groundwork-gpu.service", template="gpu/groundwork-gpu.service.j2")
 
 Url = Annotated[str, matching(r"https?://[^ ]+[^/ ]", "a URL without a / at its end")]
 Clock = Annotated[int, Field(ge=1)]
@@ -162,10 +164,12 @@ class Settings(RoleSettings):
             return
         if self.clocks and self.clocks[0] > self.clocks[1]:
             yield f"gpu_clocks: {self.clocks[0]} MHz, the least, is more than {self.clocks[1]}, the most"
-        if self.version and self.branch and not self.version.startswith(f"{self.branch}."):
-            yield f"gpu_version: {self.version} is not of the branch gpu_branch = {self.branch}"
-        if self.branch:
-            yield from (f"{error}, and gpu_branch = {self.branch}" for error in cuda.errors(self.builds(here), self.branch))
+        branch = self.branch_for(here)
+        if self.version and branch and not self.version.startswith(f"{branch}."):
+            yield f"gpu_version: {self.version} is not of the driver branch {branch}: set gpu_branch = {self.version.split('.')[0]}"
+        elif chosen := self.version or self.branch:
+            name = "gpu_version" if self.version else "gpu_branch"
+            yield from (f"{error}, and {name} = {chosen}" for error in cuda.errors(self.builds(here), chosen))
         if here.machine:
             yield from self._card_errors(here)
             yield from self._source_errors(here)
@@ -223,20 +227,21 @@ class Settings(RoleSettings):
         return {"nvidia": "nvidia-container-runtime"} if self.card else {}
 
     def files(self, here: Here) -> list[Row]:
+        return [*self.early_files(here), *([UNIT] if self.card else [])]
+
+    def early_files(self, here: Here) -> list[Row]:
+        """Those that must be there before the driver is."""
         ubuntu = bool(here.machine and here.machine.distribution == "ubuntu")
         held = [*HELD, *(HELD_KERNEL if ubuntu and self.card else ())]
         rows: list[Row] = [File(self.mark, template="gpu/apt.conf.j2", variables={"packages": held})]
-        unit = File("/etc/systemd/system/groundwork-gpu.service", template="gpu/groundwork-gpu.service.j2")
-        return [*rows, *self.driver_files(), unit] if self.card else rows
-
-    def driver_files(self) -> list[Row]:
-        """Files that must be there before the driver is."""
-        pinned = "/etc/apt/preferences.d/groundwork-gpu"
-        return [
-            Directory("/etc/modprobe.d"),
-            File(driver.BLACKLIST, template="gpu/modprobe.conf.j2"),
-            File(pinned, template="gpu/preferences.j2") if self.version else Absent(pinned),
-        ]
+        if self.card:
+            pin = "/etc/apt/preferences.d/groundwork-gpu"
+            rows += [
+                Directory("/etc/modprobe.d"),
+                File(driver.BLACKLIST, template="gpu/modprobe.conf.j2"),
+                File(pin, template="gpu/preferences.j2") if self.version else Absent(pin),
+            ]
+        return rows
 
     def repository_for(self, here: Here) -> dict[str, Any]:
         """Arguments for operations.repository: NVIDIA's for this distribution."""
@@ -277,34 +282,35 @@ def _range(card: str) -> tuple[int, str, int | None, int | None, bool | None]:
 @role(Settings, "GPU")
 def gpu(settings: Settings, here: Here) -> None:
     """The driver, the boot that it takes effect with, what containers need, and the cards' limits."""
+    early = files.table(name="Upgrades and nouveau", rows=settings.early_files(here), settings=settings)
     if not settings.card:
-        files.table(name="Configuration", rows=settings.files(here), settings=settings)
         return
-    _install(settings, here)
+    _source(settings, here)
+    packages = driver.driver(name="Driver", wanted=settings.wanted(here))
+    if "docker" in here.roles:
+        repository(name="Repository of the container toolkit", repository="nvidia-container-toolkit", **settings.containers_for())
+        apt.packages(name="Container toolkit", present=["nvidia-container-toolkit"], held=True)
     # Loaded, and seen to work, before anything is started that uses it.
-    configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
+    driver.effective(name="Boot", allowed=settings.reboot, seconds=settings.reboot_seconds, after=[early, packages])
+    driver.works(name="Driver works")
+    configured = files.table(name="Configuration", rows=[UNIT], settings=settings)
     driver.limits(name="Limits", power=settings.power_limit, clocks=settings.clocks)
     service.services(
         name="Services",
         services=[
-            service.Service("nvidia-persistenced.service", reads=("/usr/bin/nvidia-persistenced",)),
+            # First: on Ubuntu the other runs only for those who want it.
             service.Service("groundwork-gpu.service"),
+            service.Service("nvidia-persistenced.service", reads=("/usr/bin/nvidia-persistenced",)),
         ],
         after=[configured],
     )
 
 
-def _install(settings: Settings, here: Here) -> None:
+def _source(settings: Settings, here: Here) -> None:
+    """Where the driver's packages come from."""
     assert here.machine is not None
-    table = files.table(name="Before the driver", rows=[settings.files(here)[0], *settings.driver_files()], settings=settings)
     if settings.repository == "vendor":
         repository(name="Repository", repository="nvidia-cuda", **settings.repository_for(here))
     else:
         wanted = COMPONENTS[here.machine.distribution]
         components(name="Repository", repository="groundwork-gpu", codename=here.machine.codename, components=wanted)
-    packages = driver.driver(name="Driver", wanted=settings.wanted(here))
-    if "docker" in here.roles:
-        repository(name="Repository of the container toolkit", repository="nvidia-container-toolkit", **settings.containers_for())
-        apt.packages(name="Container toolkit", present=["nvidia-container-toolkit"], held=True)
-    driver.effective(name="Boot", allowed=settings.reboot, seconds=settings.reboot_seconds, after=[table, packages])
-    driver.works(name="Driver works")

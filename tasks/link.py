@@ -27,6 +27,17 @@ SYSCTLS = {
 }
 
 
+# It takes a name from the file's, which must be an interface's.
+_STRIP = "d=$(mktemp -d) && cp {} $d/candidate.conf && wg-quick strip $d/candidate.conf >/dev/null; r=$?; rm -rf $d; [ $r = 0 ]"
+
+_UNCUT = """if [ -e {live} ] && grep -vxFf {candidate} {live} | grep -q = &&
+  ss -Htn state established src {address} "( sport = :{port} or dport = :{port} )" | grep -q .; then
+  echo "somebody is connected by ssh over the link, perhaps this run, and a change of keys, peers or addresses would cut it: connect \
+another way (ssh_hostname: at the office its own address), or end that connection" >&2
+  false
+fi"""
+
+
 class Settings(RoleSettings):
     """The private link between sites."""
 
@@ -99,12 +110,16 @@ class Settings(RoleSettings):
                 variables={"private_key": wireguard.private_key, "public_key": wireguard.public_key},
                 mode="600",
                 secret=True,
-                # It takes a name from the file's, which must be an interface's.
-                check="d=$(mktemp -d) && cp {} $d/candidate.conf && wg-quick strip $d/candidate.conf >/dev/null; r=$?; rm -rf $d; [ $r = 0 ]",
+                check=f"{_STRIP} && {self._uncut(here)}",
             ),
             Directory(drop_in),
             File(f"{drop_in}/groundwork.conf", template="link/wg-quick.service.j2"),
         ]
+
+    def _uncut(self, here: Here) -> str:
+        """Of a candidate: it does not cut off somebody who is connected by the link, to here or onwards. It may add a peer."""
+        port = here.settings(here.topology.roles["base"]).ssh_port
+        return _UNCUT.format(live=CONFIGURATION, address=self.address_for(here), port=port, candidate="{}")
 
     def errors(self, here: Here) -> Iterable[str]:
         hosts = here.topology.with_role(self.role)

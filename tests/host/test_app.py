@@ -93,6 +93,8 @@ def test_the_environment_is_composed_from_the_topology(app):
         expected |= {"REDIS_HOST", "REDIS_PORT", "REDIS_DB", "REDIS_URL"}
     if app.here.peers("chromadb"):
         expected |= {"CHROMA_SERVER_HOST", "CHROMA_SERVER_PORT"}
+    if app.here.peers("inference"):
+        expected |= {"INFERENCE_URL"}
     assert expected <= names
 
 

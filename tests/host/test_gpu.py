@@ -46,7 +46,8 @@ def test_module_and_libraries_agree_and_the_cards_are_found(card):
 def test_the_drivers_packages_are_held(card):
     held = set(card.check("apt-mark showhold").split())
     now = Driver().process(card.check(Driver().command(BLACKLIST)).splitlines())
-    assert set(card.settings("gpu").wanted(card.here).packages(now.kernel, now.images)) <= held
+    wanted = card.settings("gpu").wanted(card.here)
+    assert set(wanted.held(wanted.packages(now.kernel, now.images), now.images)) <= held
 
 
 def test_the_limits_are_what_was_set(card):

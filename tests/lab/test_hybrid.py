@@ -115,6 +115,17 @@ def test_nobody_comes_into_the_office(hybrid):
     assert not _reaches(hybrid, "data-cloud", hybrid.link["box-office"], 6379)
 
 
+def test_who_is_connected_by_the_link_is_not_cut_off(hybrid):
+    once = f"exec 3<>/dev/tcp/{hybrid.link['box-office']}/22; sleep 20"  # who does not log in is put out after 30 s
+    hybrid.ssh("data-cloud", f"sudo systemd-run --quiet --unit=held bash -c 'for i in 1 2 3 4 5 6; do {once}; done'")
+    before = hybrid.ssh("box-office", "sudo sha256sum /etc/wireguard/wg-groundwork.conf").stdout
+    done = hybrid.deploy("--data", "link_mtu=1380", check=False)
+    assert done.returncode != 0 and done.stderr.count("somebody is connected by ssh over the link") == 2
+    assert hybrid.ssh("box-office", "sudo sha256sum /etc/wireguard/wg-groundwork.conf").stdout == before
+    hybrid.ssh("data-cloud", "sudo systemctl stop held")
+    assert hybrid.changes() == []
+
+
 def test_a_job_learns_from_the_cloud_and_the_api_answers(hybrid):
     hybrid.ssh("box-office", f"{AS_TRAINING} --pipe --wait {PYTHON} -m forecast.seed {READINGS}")
     assert hybrid.ssh("box-office", f"{ASK}/ready", check=False).returncode != 0

@@ -228,7 +228,7 @@ def test_nobody_answers(aws, monkeypatch):
 def test_a_role_that_is_somebody_elses(aws):
     other = launch("bastion", "bastion")
     said = refused()
-    assert f"bastion ({other}, eu-central-1): its tag role, 'bastion', must be of base, link, " in said and "filters=" in said
+    assert f"bastion ({other}, eu-central-1): its tag role, 'bastion', must be of base, " in said and "filters=" in said
     launch("nothing", None, "10.0.1.6", env="stage")
     assert "has no tag role, which must be of base, " in refused(env="stage")
 

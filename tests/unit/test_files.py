@@ -143,7 +143,7 @@ def test_a_refusal_tells_what_the_daemon_says_of_which_line_and_what_to_edit(tmp
 
 
 UNCHECKED = {
-    "/etc/app/environment",  # one quoted line for each variable: systemd takes any
+    *(f"/etc/{role}/environment" for role in ("app", "inference", "training")),  # a quoted line for each: systemd takes any
     "/etc/mongosh.conf",  # for people at a prompt
     "/etc/security/limits.d/groundwork.conf",  # PAM has no checker; tests/host asks for the effective limit
     "/etc/timezone",  # /etc/localtime was checked
@@ -152,7 +152,9 @@ UNCHECKED = {
 
 @pytest.mark.parametrize("codename", [codename for _, codename in SYSTEMS])
 def test_every_file_is_checked_before_it_lands(make_here, codename):
-    here = make_here(list(ORDER), codename, app_source="examples/app", nginx_frontend="examples/frontend")
+    job = {"name": "forecast", "command": ["python"], "schedule": "daily", "model": "load", "report": ["python"]}
+    given = {"app_source": "examples/app", "training_source": "examples/forecast", "training_jobs": [job]}
+    here = make_here(list(ORDER), codename, nginx_frontend="examples/frontend", **given)
     rows = [row for role in all_roles().values() for row in here.settings(role).files(here) if isinstance(row, File)]
     unchecked = {row.path for row in rows if not files._check(row, None)}
     assert unchecked - UNCHECKED == set()

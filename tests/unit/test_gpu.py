@@ -5,15 +5,20 @@ from __future__ import annotations
 import configparser
 import json
 import re
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from pyinfra.api.exceptions import ConnectError
 
+import facts.gpu
+import operations.apt
 import operations.report
 from facts.gpu import REBOOTED, Available, Card, Cards, Driver, DriverState, Smi
-from facts.machine import Machine
+from facts.machine import BOOT, SECURE_BOOT, Machine
+from facts.packages import Apt, AptState
 from groundwork.cuda import Build
 from groundwork.rows import Absent
 from groundwork.templates import render
@@ -106,6 +111,59 @@ def test_debians_module_is_built_with_the_headers_of_the_kernel_that_runs():
     assert "linux-headers-cloud-amd64" in found
 
 
+def test_what_is_held():
+    """A kernel must not come without its module: where the host builds it, headers come with each kernel."""
+    debian, ubuntu = Wanted("debian", 550, False), Wanted("ubuntu", 580, True)
+    packages = debian.packages("6.12.43+deb13-amd64")
+    assert set(packages) - set(debian.held(packages, ["amd64"])) == {"linux-headers-6.12.43+deb13-amd64", "linux-headers-amd64"}
+    packages = ubuntu.packages("6.8.0-45-generic", ["virtual"])
+    assert set(ubuntu.held(packages, ["virtual"])) - set(packages) == {"linux-image-virtual"}
+
+
+@pytest.fixture
+def installs(monkeypatch):
+    """`installs(wanted, state, lacks)`: what `driver` would do where apt is in a state, and knows one package not."""
+
+    def run(wanted: Wanted, state: AptState, lacks: str = "") -> list[str]:
+        available = set(wanted.packages("6.8.0-45-generic")) - {lacks}
+        answers = {Driver: DriverState("6.8.0-45-generic", ["generic"]), Apt: state, Available: available}
+        fake = SimpleNamespace(get_fact=lambda fact, **_: answers[fact], log=lambda text: None, run_shell_command=lambda *_, **__: (True, None))
+        for module in (gpu, operations.report, operations.apt):
+            monkeypatch.setattr(module, "host", fake)
+        for module in (gpu, operations.apt):
+            monkeypatch.setattr(module, "state", SimpleNamespace(is_executing=True))
+        return [str(command) for command in gpu.driver._inner(wanted)]
+
+    return run
+
+
+def test_a_planned_upgrade_takes_driver_and_module_together(installs):
+    old = {name: "580.65.06-0ubuntu0.24.04.1" for name in Wanted("ubuntu", 580, True).packages("6.8.0-45-generic")}
+    held = {*old, "linux-image-generic"}
+    there = AptState(versions=old, held=held, lists_age=60)
+    assert installs(Wanted("ubuntu", 580, True), there) == []
+    assert installs(Wanted("ubuntu", 580, True, "580.65.06"), there) == []
+    checked, installed, holding = installs(Wanted("ubuntu", 580, True, "580.95.05"), there)
+    assert "'nvidia-utils-580-server=580.95.05-*'" in checked and "apt-cache madison" in checked
+    assert "'nvidia-utils-580-server=580.95.05-*'" in installed and " linux-modules-nvidia-580-server-open-generic" in installed
+    assert holding.startswith("apt-mark hold ") and "linux-image" not in holding  # that one is held still
+    # Another branch is another set of packages.
+    first = installs(Wanted("ubuntu", 595, True), there)
+    assert any("install nvidia-headless-no-dkms-595-server-open" in command for command in first)
+
+
+@pytest.mark.parametrize(
+    "wanted, lacks, says",
+    [
+        (Wanted("debian", 535, False), "linux-headers-6.8.0-45-generic", "kernel headers are missing"),
+        (Wanted("ubuntu", 999, True), "nvidia-utils-999-server", "no repository of this host has nvidia-utils-999-server (driver 999"),
+    ],
+)
+def test_what_no_repository_has_is_told_and_nothing_installed(installs, wanted, lacks, says):
+    [stopped] = installs(wanted, AptState(lists_age=60), lacks)
+    assert says in stopped and "Nothing of NVIDIA was installed" in stopped
+
+
 @pytest.mark.parametrize(
     "kernel, images, expected",
     [
@@ -138,7 +196,7 @@ def test_the_flavour_of_the_kernel(kernel, images, expected):
         ("trixie", A100, {"gpu_branch": 580}, "gpu_branch: debian trixie has 550, and gpu_branch = 580. NVIDIA's own"),
         ("noble", A100, {"gpu_repository": "vendor"}, "gpu_repository: on Ubuntu"),
         ("noble", A100, {"gpu_clocks": [1410, 210]}, "gpu_clocks: 1410 MHz, the least, is more than 210"),
-        ("noble", A100, {"gpu_branch": 570, "gpu_version": "580.95.05"}, "gpu_version: 580.95.05 is not of the branch gpu_branch = 570"),
+        ("noble", A100, {"gpu_branch": 570, "gpu_version": "580.95.05"}, "gpu_version: 580.95.05 is not of the driver branch 570: set gpu_branch = 580"),
     ],
 )
 def test_one_error_says_what_is_wrong(make, codename, card, data, says):
@@ -160,6 +218,8 @@ def test_a_driver_too_old_for_a_roles_cuda_build(make, monkeypatch):
     assert errors(make("noble", A100, groups, gpu_branch=535, **source)) == [f"{too_old}gpu_branch = 535"]
     [error] = errors(make("bookworm", A100, groups, **source))
     assert error == f'{too_old}debian bookworm has 535. NVIDIA\'s own repository has 580: gpu_repository = "vendor"'
+    [error] = errors(make("noble", A100, groups, gpu_version="580.50.01", **source))
+    assert error == "app: its lock has torch for CUDA 13.0, which needs driver 580.65.06 or newer, and gpu_version = 580.50.01"
     assert errors(make("noble", A100, groups, **source)) == []
     assert errors(make("noble", None, groups, gpu_card=False, **source)) == []
     # What is set is told before a host is asked what it is.
@@ -272,6 +332,21 @@ def test_cards_are_part_of_what_a_machine_is():
     assert found.cards == ("2684", "20b0") and found.secure_boot and not found.booting
 
 
+@pytest.mark.parametrize("byte, secure", [(b"\1", True), (b"\0", False)])
+def test_a_card_is_a_display_of_nvidias_and_its_sound_is_none(tmp_path, byte, secure):
+    """The question itself, asked of directories such as sysfs has."""
+    devices = {"00": ("0x10de", "0x030000", "0x2684"), "01": ("0x10de", "0x040300", "0x22ba"), "02": ("0x10de", "0x030200", "0x20b0"),
+               "03": ("0x8086", "0x030000", "0xa780")}  # fmt: skip
+    for name, values in devices.items():
+        (tmp_path / name).mkdir()
+        for file, value in zip(("vendor", "class", "device"), values):
+            (tmp_path / name / file).write_text(f"{value}\n")
+    (tmp_path / "secure").write_bytes(b"\6\0\0\0" + byte)
+    command = Machine().command().replace("/sys/bus/pci/devices", str(tmp_path)).replace(SECURE_BOOT, str(tmp_path / "secure"))
+    said = subprocess.run(["sh", "-c", command], capture_output=True, text=True).stdout.splitlines()
+    assert [line for line in said if line.startswith(("card=", "secure"))] == ["card=2684", "card=20b0", *(["secure_boot=yes"] if secure else [])]
+
+
 def test_the_drivers_parts():
     lines = "kernel=6.8.0-45-generic|image=generic|image=unsigned-6.8.0-45-generic|loaded=580.65.06|module=580.95.05|libraries=580.95.05"
     found = Driver().process(lines.split("|"))
@@ -382,6 +457,14 @@ def test_a_reboot_where_only_that_helps_and_only_once(boots):
         assert "a reboot is needed" in stopped and "--data gpu_reboot=True" in stopped
         [again] = boots([replace(now, rebooted=reason(now))])
         assert "it still is so" in again and REBOOTED in again
+
+
+@pytest.mark.parametrize("boot, counts", [("another", "why"), (Path(BOOT).read_text().strip(), "")])
+def test_a_reboot_counts_once_it_was(tmp_path, monkeypatch, boot, counts):
+    (tmp_path / "rebooted").write_text(f"why\n{boot}\n")
+    monkeypatch.setattr(facts.gpu, "REBOOTED", str(tmp_path / "rebooted"))
+    said = subprocess.run(["sh", "-c", Driver().command(str(tmp_path / "none"))], capture_output=True, text=True, check=True)
+    assert Driver().process(said.stdout.splitlines()).rebooted == counts
 
 
 def test_nouveau_goes_out_of_the_initramfs_first(boots):

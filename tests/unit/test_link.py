@@ -157,5 +157,9 @@ def test_no_way_from_one_site_to_another():
         for error in errors(topology)
     )
     topology = make_topology({"data1": (["mongodb"], {**USERS, "public_address": "203.0.113.5"}), "box": (["app"], office)})
-    assert not any(error.startswith("site:") for error in errors(topology))
+    said = "public_address: box would reach mongodb on data1 across the internet, where all on the way could read it: put both"
+    assert any(error.startswith(said) and 'mongodb_tls = "provided"' in error for error in errors(topology))
+    topology.hosts["data1"]._settings.clear()
+    topology.hosts["data1"].data["mongodb_tls"] = "provided"
+    assert not any(error.startswith(("site:", "public_address:")) for error in errors(topology))
     assert topology.hosts["box"].address("mongodb") == "203.0.113.5"

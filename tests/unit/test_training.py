@@ -99,7 +99,9 @@ def test_a_command_reaches_the_job_word_for_word():
         on(training_jobs=[{**FORECAST, "command": words}])  # no empty word: systemd has none
     words.remove("")
     settings, here = on(training_jobs=[{**FORECAST, "command": words}])
-    assert command(rendered(settings, here, "training-forecast.service"))[1:] == words
+    text = rendered(settings, here, "training-forecast.service")
+    assert command(text)[1:] == words
+    assert "$$HOME" in text and "100%% " in text  # or systemd would put its own there
 
 
 def test_with_a_schedule_there_is_a_timer_and_with_a_report_a_unit_for_it():
@@ -276,20 +278,26 @@ def test_where_trying_again_is_no_use_it_is_not_tried_again(runs, job, said):
     assert done.returncode != 0 and f"failed: {'status' if 'status' in said else 'it ran for'}" in done.stderr and said in done.stderr
 
 
-def test_old_versions_go_but_never_the_current_one_nor_one_not_reported(runs):
+def test_old_versions_go_but_never_the_current_one(runs):
     for number in range(2):
         assert runs(WRITES, str(number)).returncode == 0
-    first, second = runs.versions
     # A clock that was ahead: the new version is the current one, whatever the names say.
-    (runs.model / first).rename(runs.model / "20990101T000000Z")
-    (runs.model / second).rename(runs.model / "20990101T000001Z")
-    assert runs(WRITES, "current", TRAINING_REPORTS="yes").returncode == 0
-    assert len(runs.versions) == 3 and (runs.model / "current/model").read_text() == "current\n"
-    for version in runs.versions:
+    for number, version in enumerate(runs.versions):
+        (runs.model / version).rename(runs.model / f"2099010{number + 1}T000000Z")
+    for number in range(2):
+        assert runs(WRITES, f"new {number}").returncode == 0
+        assert (runs.model / "current/model").read_text() == f"new {number}\n"
+        assert runs.versions == [os.readlink(runs.model / "current"), "20990101T000000Z", "20990102T000000Z"]
+
+
+def test_old_versions_stay_until_they_are_reported(runs):
+    for number in range(3):
+        assert runs(WRITES, str(number), TRAINING_REPORTS="yes").returncode == 0
+    first, second, third = runs.versions
+    for version in (first, third):
         (runs.model / version / ".reported").touch()
-    assert runs(WRITES, "newest", TRAINING_REPORTS="yes").returncode == 0
-    assert (runs.model / "current/model").read_text() == "newest\n"
-    assert runs.versions[-2:] == ["20990101T000000Z", "20990101T000001Z"] and len(runs.versions) == 3
+    assert runs(WRITES, "3", TRAINING_REPORTS="yes").returncode == 0
+    assert runs.versions[:2] == [second, third] and len(runs.versions) == 3
 
 
 def test_a_job_without_a_model_gets_no_directory(runs):
