@@ -62,8 +62,8 @@ def words(state: dict[str, str]) -> str:
     """A unit's state in words."""
     if state["LoadState"] == "not-found":
         return "is not installed"
-    result = f", {state['Result']}" if state["ActiveState"] == "failed" else ""
-    status = f": {state['StatusText']}" if state["StatusText"] else ""
+    result = f", {state.get('Result')}" if state["ActiveState"] == "failed" else ""
+    status = f": {state['StatusText']}" if state.get("StatusText") else ""
     return f"{state['ActiveState']} ({state['SubState']}{result}){status}"
 
 
@@ -81,15 +81,23 @@ def status(topology: Topology, tell: Callable[[str], None]) -> bool:
 
 
 def _status(here: Here) -> list[tuple[str, bool]]:
-    units = [unit for role in here.roles for unit in here.topology.roles[role].units]
+    # (What listens for WireGuard is the kernel, which is told as init.scope.)
+    units = [unit for role in here.roles for unit in here.topology.roles[role].units if unit.endswith((".service", ".socket"))]
     shown = f"{_SHOW} {shlex.join(units)}; echo; " if units else ""
     try:
         output, failed = ask(here, f"{shown}echo ---; systemctl list-units --failed --plain --no-legend").split("---\n")
     except Refusal as error:
         return [(str(error), False)]
-    lines = [(f"{here.name:<12} {state['Id']:<24} {words(state)}", state["ActiveState"] == "active") for state in states(output)]
+    found = {state["Id"]: state for state in states(output)}
+    lines = [line for role in here.roles for line in _role(here, [found[unit] for unit in here.topology.roles[role].units if unit in found])]
     others = [unit for unit in (line.split()[0] for line in failed.splitlines() if line.strip()) if unit not in units]
     return [*lines, *((f"{here.name:<12} {unit:<24} failed", False) for unit in others)]
+
+
+def _role(here: Here, units: list[dict[str, str]]) -> list[tuple[str, bool]]:
+    """Of a role's units, which may be alternatives (ssh.service, ssh.socket): those that are active, or else all."""
+    active = [state for state in units if state["ActiveState"] == "active"]
+    return [(f"{here.name:<12} {state['Id']:<24} {words(state)}", bool(active)) for state in active or units]
 
 
 def place(topology: Topology, service: str, host: str | None) -> Here:

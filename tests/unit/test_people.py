@@ -240,12 +240,18 @@ ActiveState=failed
 SubState=failed
 StatusText=
 Result=exit-code
+
+Id=ssh.socket
+LoadState=loaded
+ActiveState=active
+SubState=listening
 """
 
 
 def test_units_are_told_in_words():
     assert [services.words(state) for state in services.states(SHOWN)] == [
-        "activating (start): read 40000 of 100000 readings (40 %)", "is not installed", "failed (failed, exit-code)"
+        "activating (start): read 40000 of 100000 readings (40 %)", "is not installed", "failed (failed, exit-code)",
+        "active (listening)",
     ]  # fmt: skip
 
 
