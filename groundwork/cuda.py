@@ -21,6 +21,8 @@ _TAG = re.compile(r"(?:\+|%2[Bb])(cu[0-9]{2,3}|cpu|xpu|rocm[0-9.]+)(?=-|$)")
 FRAMEWORKS = ("torch", "tensorflow", "jax")
 """Those whose packages on the default index come with CUDA as packages of its own."""
 
+_VERSION = re.compile(r"(?:^|-)([0-9]+\.[0-9]+)")
+"""The first two numbers of a version, or of a wheel's in a URL."""
 _RUNTIME = re.compile(r"nvidia-cuda-runtime(-cu[0-9]+)?")
 
 
@@ -50,7 +52,9 @@ def build_of(lock: str) -> Build | None:
     # The packages of CUDA that come with a framework say as much as its tag, and more than none.
     framework = next((name for name in FRAMEWORKS if name in dict(pins)), None)
     others = [
-        Build(framework or name, ".".join(version.split(".")[:2])) for name, version in pins if _RUNTIME.fullmatch(name)
+        Build(framework or name, number.group(1))
+        for name, version in pins
+        if _RUNTIME.fullmatch(name) and (number := _VERSION.search(version))
     ]
     return max(tagged or others, key=lambda build: _numbers(build.cuda or "0"), default=None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from paramiko import SSHException
-from pyinfra.api import FunctionCommand, StringCommand, operation
+from pyinfra.api import FunctionCommand, StringCommand
 from pyinfra.api.exceptions import ConnectError, PyinfraError
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import clear_askpass_cache
@@ -23,19 +23,13 @@ POLL_SECONDS = 2
 """Between two attempts to connect. Before the host is wholly up it may refuse a login, which is not to look like an attack."""
 
 
-@operation(is_idempotent=False)
-def reboot(why: str, seconds: int = 600):
-    """Reboot the host and go on when it is up again.
+def commands(why: str, seconds: int):
+    """The commands that reboot the host and wait, for an operation that finds out whether there is need.
 
     Args:
         why: what is told.
         seconds: how long it may take, from its going down.
     """
-    yield from commands(why, seconds)
-
-
-def commands(why: str, seconds: int):
-    """The commands of a reboot, for an operation that finds out whether there is need for one."""
     if problem := _moving_port():
         yield stop(f"a reboot is needed ({why}), and was not done: {problem}")
         return

@@ -18,7 +18,7 @@ import sys
 sys.path.insert(0, {root!r})
 from groundwork.preflight import preflight
 from groundwork.rows import File
-from operations import apt, files, gpu, reboot
+from operations import apt, files, gpu
 from operations.gpu import Wanted
 from operations.lock import lock
 from operations.repository import components
@@ -30,7 +30,7 @@ lock()
 
 REBOOT = """
 files.table(name="Before", rows=[File("/run/before", content="before")], settings=None)
-reboot.reboot(name="Reboot", why="to see one", seconds=120)
+gpu.effective(name="Boot", allowed={allowed}, seconds=120)
 files.table(name="After", rows=[File("/run/after", content="after")], settings=None)
 server.shell(name="Lock", commands=["mkdir -p /run/groundwork; flock -n /run/groundwork/run.lock touch /run/unlocked; true"])
 """
@@ -108,22 +108,34 @@ def test_a_version_that_is_not_there_is_told_with_those_that_are(box, tmp_path):
     assert version in done.stderr.split("there is")[1]
 
 
-def test_a_reboot_in_a_run_is_waited_for_and_the_run_goes_on(box, tmp_path):
+def test_a_reboot_is_done_where_it_is_allowed_and_the_run_goes_on(box, tmp_path):
+    """No module can be loaded here, so there is need for one."""
     before = _boot(box)
-    done = _run(box, tmp_path, REBOOT)
+    done = _run(box, tmp_path, REBOOT, allowed=False)
+    assert "a reboot is needed: the kernel has no nvidia module loaded. It was not done, because gpu_reboot is False" in done.stderr
+    assert _boot(box) == before
+    done = _run(box, tmp_path, REBOOT, allowed=True)
     assert done.returncode == 0, done.stderr
-    assert "rebooting: to see one" in done.stderr and "up again after" in done.stderr
+    assert "rebooting: the kernel has no nvidia module loaded" in done.stderr and "up again after" in done.stderr
     assert "This run is over here" not in done.stderr
-    assert _boot(box) not in ("", before)
+    after = _boot(box)
+    assert after not in ("", before)
     # /run is empty after a boot: the first file went with it, the second came after. The lock was taken again.
     assert box.ssh(HOST, "ls /run/before /run/after /run/unlocked", check=False).stdout == "/run/after\n"
     assert box.ssh(HOST, "systemctl is-system-running", check=False).stdout in ("running\n", "degraded\n")
 
 
-def _run(box: Lab, tmp_path, operations: str):
+def test_what_a_reboot_did_not_help_is_told_and_not_tried_again(box, tmp_path):
+    before = _boot(box)
+    done = _run(box, tmp_path, REBOOT, allowed=True)
+    assert "the host was rebooted because the kernel has no nvidia module loaded, and it still is so" in done.stderr
+    assert _boot(box) == before
+
+
+def _run(box: Lab, tmp_path, operations: str, **more: object):
     """Run some of the role's operations on the box."""
     suite = box.ssh(HOST, ". /etc/os-release; echo $VERSION_CODENAME").stdout.strip()
-    text = (OPERATIONS + operations).format(root=str(ROOT), suite=suite, branch={"bookworm": 535, "trixie": 550}[suite])
+    text = (OPERATIONS + operations).format(root=str(ROOT), suite=suite, branch={"bookworm": 535, "trixie": 550}[suite], **more)
     deploy = tmp_path / "operations.py"
     deploy.write_text(text)
     return box.pyinfra("-y", box.inventory, str(deploy), check=False)

@@ -40,6 +40,8 @@ THIRTEEN = "nvidia-cuda-runtime==13.0.96\ntorch==2.11.0\n"
         ("torch @ https://mirror.example/cu126/torch-2.9.0%2Bcu126-cp311-cp311-linux_x86_64.whl\n", Build("torch", "12.6", "cu126")),
         # A lock for several platforms: what counts is the one that needs a driver.
         ("torch==2.9.0+cpu ; sys_platform == 'darwin'\ntorch==2.9.0+cu126 ; sys_platform == 'linux'\n", Build("torch", "12.6", "cu126")),
+        ("nvidia-cuda-runtime-cu12 @ https://mirror.example/nvidia_cuda_runtime_cu12-12.8.90-py3-none-manylinux.whl\n",
+         Build("nvidia-cuda-runtime-cu12", "12.8")),
         ("torch==2.9.0\n", None),
         ("fastapi==0.121.0\n# torch==2.9.0+cu128\n", None),
         ("something==1.0+custom128\n", None),
