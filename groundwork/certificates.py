@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Iterable
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from groundwork.settings import is_address
@@ -71,7 +71,7 @@ def _key_errors(own: x509.Certificate, called: str, key_called: str, key: str) -
         private = load_pem_private_key(key.encode(), None)
     except TypeError:
         yield f"{key_called}: has a passphrase, which nobody is there to type: give it without"
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         yield f"{key_called}: is not a private key in PEM form"
     else:
         if _public(private.public_key()) != _public(own.public_key()):
@@ -110,7 +110,7 @@ def _vouched(own: x509.Certificate, others: list[x509.Certificate], trusted: lis
 def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
 

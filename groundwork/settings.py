@@ -232,7 +232,7 @@ class HostSettings(KeyedSettings):
     hardware_cores: int | None = Field(default=None, ge=1)
     """Cores to plan with, instead of what the host reports."""
     flows: list[FlowSetting] = []
-    """More flows: [{"source": "192.0.2.0/24", "role": "mongodb", "port": 27017}]."""
+    """More flows: [{"source": "10.9.0.0/24", "role": "mongodb", "port": 27017}]."""
     externals: list[External] = []
     """Services that Groundwork does not provision: external("postgresql", host=…, port=5432)."""
     stopped: dict[str, list[Address]] = {}
