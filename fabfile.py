@@ -9,9 +9,20 @@ from pathlib import Path
 
 from fabric import task
 from invoke.exceptions import Exit
+from invoke.parser.parser import ParseMachine
 from pyinfra.api.exceptions import PyinfraError
 
 from groundwork.topology import SettingsError
+
+
+def _complete(machine, complete=ParseMachine.complete_context):
+    """An argument that is left out is empty: to invoke an error, while jobs do without it or say what it may be."""
+    for argument in machine.context.missing_positional_args if machine.context else []:
+        argument.value = ""
+    complete(machine)
+
+
+ParseMachine.complete_context = _complete
 
 
 def job(function):
@@ -38,12 +49,10 @@ def job(function):
 def tunnel(context, role, port=None, host=None, inventory=None):
     """Lead a port of this machine to mongodb, redis, chromadb, …: stays until Ctrl-C."""
     from groundwork import people
-    from groundwork.tunnel import Tunnel, hint
+    from groundwork.tunnel import Tunnel, place
 
-    here = people.host_of(people.load(people.inventory(inventory)), role, host)
-    made = Tunnel(here, role, people.number("--port", port, 65535), tell=people.tell)
-    people.tell(f"in another terminal: {hint(here, role, made.local)}")
-    made.run()
+    here = place(people.load(people.inventory(inventory)), role, host)
+    Tunnel(here, role, people.number("--port", port, 65535), tell=people.tell).run()
 
 
 @job
@@ -52,8 +61,9 @@ def env(context, file=".env", role=None, tunnel=False, port=None, force=False, i
     from groundwork import people
 
     path = people.inventory(inventory)
-    names = people.write_env(Path(file), people.load(path), people.store(path), role, tunnel, people.number("--port", port, 65535), force)
-    people.tell(f"{file}: {', '.join(names)} (mode 0600; no value is shown)")
+    port = people.number("--port", port, 65535)
+    whose, names = people.write_env(Path(file), path, people.load(path), people.store(path), role, tunnel, port, force)
+    people.tell(f"{file}, of {whose}: {', '.join(names)} (mode 0600; no value is shown)")
 
 
 @job
@@ -95,12 +105,12 @@ def train(context, name, host=None, inventory=None):
 
 
 @job
-def progress(context, name=None, host=None, inventory=None):
+def progress(context, name, host=None, inventory=None):
     """How the training jobs are, or how one comes along until it has ended."""
     from groundwork import people, services
 
     here = people.host_of(people.load(people.inventory(inventory)), "training", host)
-    if name is None:
+    if not name:
         services.progress(here, people.tell)
     elif not services.follow(here, name, people.tell):
         sys.exit(1)

@@ -113,6 +113,8 @@ def parsed(text: str, database: str | None = None) -> Uri:
     Raises:
         Refusal.
     """
+    if not text.startswith(("mongodb://", "mongodb+srv://")):
+        raise Refusal("MONGO_URI must begin with mongodb:// (or mongodb+srv://)")
     if text.startswith("mongodb+srv://"):
         _refuse_without_dnspython()
     if text.count("@") > 1:  # what pymongo would take for the host is a part of the password

@@ -16,10 +16,10 @@ from groundwork.errors import Refusal
 from groundwork.secrets import SecretStore, default_inventory, replace
 from groundwork.settings import HostSettings
 from groundwork.templates import ROOT
-from groundwork.topology import Here, Topology
+from groundwork.topology import PROGRAMS, Here, Topology
 
 CLIENTS = ("app", "training")
-"""Roles whose settings say as whom an application logs in, the one that is taken by default first."""
+"""Roles whose settings say as whom an application logs in to MongoDB, the one that is taken by default first."""
 MARK = "# Written by Groundwork (fab env)"
 """How a file of ours begins."""
 
@@ -75,6 +75,8 @@ def host_of(topology: Topology, role: str, name: str | None = None) -> Here:
     Raises:
         Refusal: where there is none.
     """
+    if name not in (None, *topology.hosts):
+        raise Refusal(f"there is no host {name}: {', '.join(topology.hosts)}")
     if role not in topology.roles:
         raise Refusal(f"{role}: there is no such role: {', '.join(topology.roles)}")
     hosts = topology.with_role(role)
@@ -113,35 +115,46 @@ class Desk(Here):
 # .env
 
 
-def write_env(path: Path, topology: Topology, store: SecretStore, role: str | None, tunnels: bool, port: int | None, force: bool) -> list[str]:
+def write_env(
+    path: Path, source: Path, topology: Topology, store: SecretStore, role: str | None, tunnels: bool, port: int | None, force: bool
+) -> tuple[str, list[str]]:
     """Write what an application needs on a person's machine, for that person alone, at once or not at all.
 
     Args:
         path: the file.
-        role: as whose users it logs in (app, training); by default that of these that is there.
+        source: the inventory's, which the file names.
+        role: the program that runs here (app, inference, training); by default that of CLIENTS that is there.
         tunnels, port: see Desk.
-        force: take the place of a file that is not ours.
+        force: take the place of a file that is not ours, or of another inventory.
     Returns:
-        Names of the variables.
+        Inventory, role and host that it is of; names of the variables.
     Raises:
         Refusal: where that could be committed, or would overwrite somebody's own.
     """
-    if os.path.lexists(path) and not force and not _is_ours(path):
-        raise Refusal(f"{path}: is there, and not written by fab env: move it away, name another with --file, or say --force")
+    resolved = source.resolve()
+    named = str(resolved.relative_to(ROOT) if resolved.is_relative_to(ROOT) else resolved)
+    if os.path.lexists(path) and not force:
+        _refuse_others(path, named)
     if not path.parent.is_dir():
         raise Refusal(f"{path}: there is no directory {path.parent}")
     _refuse_tracked(path)
     values = variables(topology, store, role, tunnels, port)
-    head = f"{MARK}: the next one overwrites it. It holds passwords: it is for you alone.\n"
+    client = role or _client(topology) or "mongodb"
+    whose = f"{named}, {client} of {host_of(topology, client).name}"
+    head = f"{MARK} of {whose}: the next one overwrites it. It holds passwords: it is for you alone.\n"
     replace(path, (head + "".join(f"{name}={quoted(value)}\n" for name, value in values.items())).encode())
-    return list(values)
+    return whose, list(values)
 
 
 def variables(topology: Topology, store: SecretStore, role: str | None, tunnels: bool, port: int | None) -> dict[str, str]:
     """Variables by which an application on a person's machine finds the inventory's services."""
     desk = Desk(topology, tunnels, port)
-    client = role or next((name for name in CLIENTS if topology.with_role(name)), None)
+    client = role or _client(topology)
+    if client not in (None, *PROGRAMS):
+        raise Refusal(f"--role {client}: is none of {', '.join(PROGRAMS)}")
     settings = host_of(topology, client).settings(topology.roles[client]) if client else None
+    if client and client not in CLIENTS:
+        return settings.neighbours(desk, store.value)
     user, database = _login(desk, client, settings)
     authority = _authority(desk)
     found = uris.mongodb(desk, user, database, store.value, authority=authority)
@@ -150,17 +163,28 @@ def variables(topology: Topology, store: SecretStore, role: str | None, tunnels:
     return found | uris.chromadb(desk)
 
 
+def _client(topology: Topology) -> str | None:
+    """Which of CLIENTS is there, the first."""
+    return next((name for name in CLIENTS if topology.with_role(name)), None)
+
+
 def _login(desk: Desk, client: str | None, settings: Any) -> tuple[str, str]:
     """User and database for MongoDB: the client's, or, where the inventory has none, the first."""
     if not desk.address("mongodb"):
         raise Refusal("no host of the inventory is in the group mongodb, and there is no external of that name")
-    if client and not hasattr(settings, "mongodb_login"):
-        raise Refusal(f"{client}: is no role that logs in to MongoDB")
+    _refuse_plain(desk)
     users = desk.settings_of("mongodb").present if desk.peers("mongodb") else []
     user, database = settings.mongodb_login(desk) if client else next(((user.name, user.database) for user in users), ("", ""))
     if not user:
         raise Refusal("mongodb_users has nobody to log in as")
     return user, database
+
+
+def _refuse_plain(desk: Desk) -> None:
+    """A password does not go through the internet as plain text."""
+    address, there = desk.address("mongodb"), desk.peers("mongodb")[:1]
+    if there and address == there[0].settings(HostSettings).public_address and desk.settings_of("mongodb").tls == "off":
+        raise Refusal(f"MongoDB is at the public address {address} of {there[0].name} and speaks no TLS: fab env --tunnel (or set mongodb_tls)")
 
 
 def _authority(desk: Desk) -> str:
@@ -180,12 +204,18 @@ def quoted(value: str) -> str:
     return f"'{value}'"
 
 
-def _is_ours(path: Path) -> bool:
+def _refuse_others(path: Path, inventory: str) -> None:
+    """Refuse a file that is not ours, or of another inventory."""
     try:
         with path.open(encoding="utf-8", errors="replace") as lines:
-            return lines.readline().startswith(MARK)
+            first = lines.readline()
     except OSError:  # a directory, a link that leads nowhere, somebody else's
-        return False
+        first = ""
+    ways = "move it away, name another with --file, or say --force"
+    if not first.startswith(MARK):
+        raise Refusal(f"{path}: is there, and not written by fab env: {ways}")
+    if not first.startswith(f"{MARK} of {inventory}, "):
+        raise Refusal(f"{path}: is there, and of another inventory than {inventory} (its first line says which): {ways}")
 
 
 def _refuse_tracked(path: Path) -> None:

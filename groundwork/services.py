@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterator
 from groundwork.connections import openssh_config
 from groundwork.errors import Refusal
 from groundwork.people import host_of
-from groundwork.topology import Here, Topology
+from groundwork.topology import LINK, LINK_INTERFACE, Here, Topology
 
 _SHOW = "systemctl show -p Id -p LoadState -p ActiveState -p SubState -p StatusText -p Result"
 _OPTIONS = ("ConnectTimeout 10", "ServerAliveInterval 5", "ServerAliveCountMax 3", "ControlMaster no", "ControlPath none")
@@ -22,6 +22,11 @@ _FOLLOW = f"""{_SHOW} {{unit}}; echo
 while systemctl show -p ActiveState -p Job {{unit}} | grep -q -e =active -e ing$ -e Job=[1-9]; do sleep 1; {_SHOW} {{unit}}; echo; done"""
 """Looks at a unit every second, until it has ended and nobody waits for it to start; systemd calls the wait for
 another try activating."""
+_HEARD = f"""peers=$(sudo -n wg show {LINK_INTERFACE} dump) && echo "$peers" |
+awk -v now=$(date +%s) 'NR > 1 {{ print $4, ($5 ? now - $5 : "") }}'"""
+"""Of WireGuard's peers the addresses, and for how many seconds they are silent; the first line, with the host's own key, stays there."""
+SILENT_SECONDS = 180
+"""WireGuard gives up a session that is older (REJECT_AFTER_TIME); with keepalive a new one is made before."""
 
 
 @contextmanager
@@ -91,7 +96,26 @@ def _status(here: Here) -> list[tuple[str, bool]]:
     found = {state["Id"]: state for state in states(output)}
     lines = [line for role in here.roles for line in _role(here, [found[unit] for unit in here.topology.roles[role].units if unit in found])]
     others = [unit for unit in (line.split()[0] for line in failed.splitlines() if line.strip()) if unit not in units]
-    return [*lines, *((f"{here.name:<12} {unit:<24} failed", False) for unit in others)]
+    return [*lines, *((f"{here.name:<12} {unit:<24} failed", False) for unit in others), *(_link(here) if LINK in here.roles else [])]
+
+
+def _link(here: Here) -> list[tuple[str, bool]]:
+    """When each peer of the private link was last heard: who is dialed is there always, of those who dial in at least one."""
+    settings = here.settings(here.topology.roles[LINK])
+    try:
+        heard = {network.partition("/")[0]: seconds for network, seconds in (line.split(" ") for line in ask(here, _HEARD).splitlines())}
+    except Refusal as error:
+        why = ": it takes sudo without a password" if "sudo: " in str(error) else ""
+        return [(f"{error} (who is heard on the link can't be told{why})", False)]
+    silent = {peer: heard.get(str(peer.link_address), "") for peer in settings.peers(here)}
+    recent = {peer for peer, seconds in silent.items() if seconds and int(seconds) <= SILENT_SECONDS}
+    return [
+        (
+            f"{here.name:<12} link: {peer.name} {f'heard {seconds} s ago' if seconds else 'never'}",
+            peer in recent if settings.endpoint_of(peer) else bool(recent),
+        )
+        for peer, seconds in silent.items()
+    ]
 
 
 def _role(here: Here, units: list[dict[str, str]]) -> list[tuple[str, bool]]:
@@ -102,11 +126,19 @@ def _role(here: Here, units: list[dict[str, str]]) -> list[tuple[str, bool]]:
 
 def place(topology: Topology, service: str, host: str | None) -> Here:
     """The host whose service is meant. Raises Refusal where that may be any of several."""
+    if not service:
+        roles = [role for role in topology.roles if topology.with_role(role) and _units(topology, role)]
+        raise Refusal(f"which service? fab logs ROLE, one of {', '.join(roles)}, or a unit: fab logs UNIT --host HOST")
     if service in topology.roles:
         return host_of(topology, service, host)
     if host is None and len(topology.hosts) > 1:
         raise Refusal(f"{service}: on which host? --host, one of {', '.join(topology.hosts)}")
     return host_of(topology, "base", host)
+
+
+def _units(topology: Topology, role: str) -> list[str]:
+    """A role's units that have a journal of their own: what the kernel does is called init.scope."""
+    return [unit for unit in topology.roles[role].units if unit.endswith((".service", ".socket"))]
 
 
 def logs(here: Here, service: str, lines: int) -> str:
@@ -115,7 +147,7 @@ def logs(here: Here, service: str, lines: int) -> str:
     Args:
         service: a role, or a unit.
     """
-    units = here.topology.roles[service].units if service in here.topology.roles else (service,)
+    units = _units(here.topology, service) if service in here.topology.roles else [service]
     if not units or not all(re.fullmatch(r"[A-Za-z0-9@:_.-]+", unit) and unit[0] != "-" for unit in units):
         raise Refusal(f"{service}: is no service: name a role that has one, or a unit such as training-forecast")
     named = " ".join(f"-u {unit}" for unit in units)
@@ -128,6 +160,8 @@ def logs(here: Here, service: str, lines: int) -> str:
 def unit_of(here: Here, job: str) -> str:
     """The unit of a job of training_jobs. Raises Refusal for another."""
     jobs = {item.name: item.unit for item in here.settings(here.topology.roles["training"]).jobs}
+    if not job:
+        raise Refusal(f"which job? training_jobs of {here.name}: {', '.join(jobs) or 'there are none'}")
     if job not in jobs:
         raise Refusal(f"{job}: is none of training_jobs of {here.name} ({', '.join(jobs) or 'there are none'})")
     return f"{jobs[job]}.service"
@@ -165,4 +199,7 @@ def follow(here: Here, job: str, tell: Callable[[str], None]) -> bool:
         if process.returncode:
             last = " ".join(process.stderr.read().strip().splitlines()[-1:])
             raise Refusal(f"{here.name}: the connection was lost ({last}), and {job} goes on: fab progress {job}")
-    return state.get("Result") == "success" and state.get("ActiveState") == "inactive"
+    well = state.get("Result") == "success" and state.get("ActiveState") == "inactive"
+    if not well:
+        tell(f"{job} did not end well; its log says why: fab logs {unit.removesuffix('.service')} --host {here.name}")
+    return well

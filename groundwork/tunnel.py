@@ -15,8 +15,9 @@ from typing import Any, Callable
 
 from groundwork.connections import openssh_config
 from groundwork.errors import Refusal
+from groundwork.people import host_of
 from groundwork.settings import bracketed
-from groundwork.topology import Here
+from groundwork.topology import Here, Topology
 
 RETRY_SECONDS = (1, 2, 5, 10, 30)
 """Waits before each new try to connect; the last one for all that follow."""
@@ -31,6 +32,20 @@ OPTIONS = (
     "PermitLocalCommand yes",
     "LocalCommand echo connected",
 )
+
+
+def place(topology: Topology, role: str, host: str | None) -> Here:
+    """The host to lead to. Raises Refusal where no role is named, or none has it."""
+    if not role:
+        raise Refusal(f"which role? fab tunnel ROLE, one of {', '.join(filter(lambda name: _has_port(topology, name), topology.roles))}")
+    return host_of(topology, role, host)
+
+
+def _has_port(topology: Topology, role: str) -> bool:
+    try:
+        return bool([target(here, role) for here in topology.with_role(role)])
+    except Refusal:
+        return False
 
 
 def target(here: Here, role: str) -> tuple[str, int]:
@@ -114,7 +129,8 @@ class Tunnel:
         self.process: subprocess.Popen | None = None
         self._said: list[str] = []
         if taken := holder(self.local):
-            raise Refusal(f"port {self.local} on this machine is taken by {taken}: --port {free_port(self.local)} is free")
+            other = ", perhaps another fab tunnel" if taken.startswith("ssh ") else ""
+            raise Refusal(f"port {self.local} on this machine is taken by {taken}{other}: --port {free_port(self.local)} is free")
 
     def run(self) -> None:
         """Stay until a signal asks it to end. Raises Refusal where the first connection fails."""
@@ -128,7 +144,7 @@ class Tunnel:
     def _stay(self, command: list[str]) -> None:
         failures, ever = 0, False
         while not self.ended:
-            connected = self._connect(command)
+            connected = self._connect(command, first=not ever)
             if self.ended:
                 break
             said = self._said[-1] if self._said else "ssh ended without a word"
@@ -141,7 +157,7 @@ class Tunnel:
             self._sleep(wait)
         self.tell("the tunnel is closed")
 
-    def _connect(self, command: list[str]) -> bool:
+    def _connect(self, command: list[str], first: bool) -> bool:
         """One connection, from its beginning to its end. Returns whether it ever stood."""
         self._said = []
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
@@ -150,6 +166,8 @@ class Tunnel:
         connected = self.process.stdout.readline().strip() == "connected"
         if connected:
             self.tell(f"{self.role} of {self.here.name} is at 127.0.0.1:{self.local}, until Ctrl-C")
+            if first:
+                self.tell(f"in another terminal: {hint(self.here, self.role, self.local)}")
             self._knock()
         self.process.wait()
         listener.join(1)
@@ -193,9 +211,9 @@ def hint(here: Here, role: str, local: int) -> str:
     """What to type, through the tunnel; no password is in it."""
     if role == "redis":
         return f"redis-cli -p {local} --user NAME --askpass"
-    if role != "mongodb":
-        return f"curl http://127.0.0.1:{local}/"
     settings = here.settings(here.topology.roles[role])
+    if role != "mongodb":
+        return f"curl http://127.0.0.1:{local}{getattr(settings, 'health_path', None) or '/'}"
     users = settings.present
     where = f"{users[0].name}@127.0.0.1:{local}/{users[0].database}" if users else f"admin@127.0.0.1:{local}/admin"
     tls = "?tls=true&tlsAllowInvalidHostnames=true" if settings.tls != "off" else ""

@@ -64,7 +64,7 @@ class World:
     def env(self, stack: Lab, name: str, *words: str) -> str:
         """MONGO_URI, as fab env writes it."""
         path = self.directory / name
-        done = self.fab("env", "--inventory", stack.inventory, "--file", str(path), *words)
+        done = self.fab("env", "--force", "--inventory", stack.inventory, "--file", str(path), *words)
         assert done.returncode == 0, done.stderr
         uri = dotenv.dotenv_values(path, interpolate=False)["MONGO_URI"]
         assert uri not in done.stdout + done.stderr and path.stat().st_mode & 0o777 == 0o600
@@ -90,7 +90,7 @@ class World:
         )  # fmt: skip
         try:
             said = [process.stdout.readline(), process.stdout.readline()]
-            assert f"mongodb of tlsdb is at 127.0.0.1:{port}" in said[1], said
+            assert f"mongodb of tlsdb is at 127.0.0.1:{port}" in said[0] and "mongosh" in said[1], said
             yield port, process
         finally:
             process.send_signal(signal.SIGINT)

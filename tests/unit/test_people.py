@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import dotenv
@@ -21,6 +24,7 @@ from groundwork.secrets import SecretError, SecretStore
 
 ROOT = Path(__file__).resolve().parents[2]
 FAB = Path(sys.executable).with_name("fab")
+INVENTORY = ROOT / "inventories/prod.py"
 AWKWARD = "p@ss:/w#rd'\"$x ${HOME} \\%é`id`"
 USERS = [{"name": "grid_user", "database": "urban_grid_ai"}, {"name": "reader", "database": "other"}]
 
@@ -41,7 +45,7 @@ def topology(**data):
 
 
 def write(path: Path, force: bool = False, tunnels: bool = True, port: int | None = None, **data) -> dict:
-    people.write_env(path, topology(**data), Store(), None, tunnels, port, force)
+    people.write_env(path, INVENTORY, topology(**data), Store(), None, tunnels, port, force)
     return dotenv.dotenv_values(path)
 
 
@@ -124,7 +128,36 @@ def test_what_git_would_take_is_refused(tmp_path):
 def test_an_inventory_without_users_is_told(tmp_path):
     bare = make_topology({"data": (["mongodb"], {})})
     with pytest.raises(Refusal, match="mongodb_users has nobody"):
-        people.write_env(tmp_path / ".env", bare, Store(), None, True, None, False)
+        people.write_env(tmp_path / ".env", INVENTORY, bare, Store(), None, True, None, False)
+
+
+def test_the_file_says_of_whom_it_is_and_another_inventorys_stays_unless_forced(tmp_path):
+    path, other = tmp_path / ".env", Path("/elsewhere/prod.py")
+    whose, _ = people.write_env(path, INVENTORY, topology(), Store(), None, True, None, False)
+    assert whose == "inventories/prod.py, app of web"
+    assert path.read_text().startswith("# Written by Groundwork (fab env) of inventories/prod.py, app of web: ")
+    before = path.read_text()
+    with pytest.raises(Refusal, match="of another inventory than /elsewhere/prod.py"):
+        people.write_env(path, other, topology(), Store(), None, True, None, False)
+    assert path.read_text() == before
+    assert people.write_env(path, other, topology(), Store(), None, True, None, True)[0].startswith("/elsewhere/prod.py, ")
+
+
+def test_no_password_goes_plainly_to_a_public_address(tmp_path):
+    public = {"public_address": "203.0.113.20"}
+    with pytest.raises(Refusal, match="public address 203.0.113.20 of data and speaks no TLS: fab env --tunnel"):
+        write(tmp_path / ".env", tunnels=False, **public)
+    assert not (tmp_path / ".env").exists()
+    assert "@127.0.0.1:27017/" in write(tmp_path / ".env", **public)["MONGO_URI"]
+    assert "@203.0.113.20:27017/" in write(tmp_path / ".env", tunnels=False, mongodb_tls="provided", **public)["MONGO_URI"]
+
+
+def test_inference_has_what_it_has_on_its_host(tmp_path):
+    hosts = {"data": (["mongodb", "redis"], {"mongodb_users": USERS}), "box": (["inference"], {"inference_models": ["load"]})}
+    whose, _ = people.write_env(tmp_path / ".env", INVENTORY, make_topology(hosts), Store(), "inference", True, None, False)
+    found = dotenv.dotenv_values(tmp_path / ".env")
+    assert whose.endswith(", inference of box") and found["REDIS_HOST"] == "127.0.0.1"
+    assert set(found) == {"REDIS_HOST", "REDIS_PORT", "REDIS_DB", "REDIS_URL", "MODELS", "MODEL_DIRECTORY"}
 
 
 # Which inventory, which host
@@ -150,15 +183,20 @@ def test_the_inventory_is_named_or_of_the_environment_or_of_the_only_age_file(tm
     [
         (["tunnel", "mongo"], "error: mongo: there is no such role: "),
         (["tunnel", "nginx"], "error: no host of the inventory is in the group nginx"),
-        (["tunnel", "mongodb", "--host", "x"], "error: --host x: has not the role mongodb, which is on data1"),
+        (["tunnel", "mongodb", "--host", "x"], "error: there is no host x: data1\n"),
+        (["train", "forecast", "--host", "x"], "error: there is no host x: data1\n"),
+        (["tunnel"], "error: which role? fab tunnel ROLE, one of mongodb, redis\n"),
+        (["logs"], "error: which service? fab logs ROLE, one of base, mongodb, redis, or a unit: "),
+        (["train"], "error: no host of the inventory is in the group training"),
         (["tunnel", "mongodb", "--port", "many"], "error: --port many: must be a number"),
         (["tunnel", "base"], "error: base: listens on no TCP port of data1"),
-        (["env", "--role", "redis"], "error: redis: is no role that logs in to MongoDB"),
+        (["env", "--role", "redis"], "error: --role redis: is none of app, inference, training\n"),
         (["env", "--file", "/nowhere/.env"], "error: /nowhere/.env: there is no directory /nowhere"),
         (["logs", "mongodb", "--lines", "all"], "error: --lines all: must be a number"),
         (["logs", "redis;reboot"], "error: redis;reboot: is no service"),
         (["logs", "docker"], "error: no host of the inventory is in the group docker"),
         (["train", "forecast"], "error: no host of the inventory is in the group training"),
+        (["progress", "forecast"], "error: no host of the inventory is in the group training"),
         (["check", "--file", "/nowhere/.env"], "error: /nowhere/.env: there is no such file"),
     ],
 )
@@ -192,6 +230,32 @@ def test_a_port_that_is_taken_is_told_with_the_program_and_another():
 
 def test_what_to_type_holds_no_password():
     assert tunnel.hint(topology().hosts["data"], "mongodb", 27777) == 'mongosh "mongodb://grid_user@127.0.0.1:27777/urban_grid_ai"'
+
+
+def test_what_to_type_asks_inference_where_it_answers():
+    here = make_topology({"box": (["inference"], {"inference_health_path": "/alive"})}).hosts["box"]
+    assert tunnel.hint(here, "inference", 8100) == "curl http://127.0.0.1:8100/alive"
+
+
+def test_a_port_that_ssh_has_is_perhaps_another_tunnels(monkeypatch):
+    monkeypatch.setattr(tunnel, "holder", lambda port: "ssh (process 7)" if port == 27017 else None)
+    with pytest.raises(Refusal, match=r"is taken by ssh \(process 7\), perhaps another fab tunnel: --port 27018 is free"):
+        tunnel.Tunnel(topology().hosts["data"], "mongodb", None, print)
+
+
+def test_what_to_type_is_told_once_the_tunnel_stands():
+    said = []
+    made = tunnel.Tunnel(topology().hosts["data"], "mongodb", _free(), said.append)
+    assert said == []
+    for first in (True, False):
+        assert made._connect(["echo", "connected"], first)
+    assert [line.split()[0] for line in said] == ["mongodb", "in", "mongodb"]
+    assert not made._connect(["false"], True) and len(said) == 3
+
+
+def _free() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 def test_openssh_reads_the_inventorys_connections(tmp_path):
@@ -261,6 +325,76 @@ def test_only_jobs_that_are_declared_are_started():
     assert services.unit_of(here, "forecast") == "training-forecast.service"
     with pytest.raises(Refusal, match=r"other: is none of training_jobs of box \(forecast\)"):
         services.unit_of(here, "other")
+    with pytest.raises(Refusal, match="which job. training_jobs of box: forecast"):
+        services.unit_of(here, "")
+
+
+@pytest.mark.parametrize("result, last", [
+    ("success", "forecast: inactive (dead)"), ("exit-code", "forecast did not end well; its log says why: fab logs training-forecast --host box"),
+])  # fmt: skip
+def test_a_job_that_failed_is_told_with_the_place_to_look(monkeypatch, result, last):
+    here = make_topology({"box": (["training"], {"training_jobs": [{"name": "forecast", "command": ["true"]}]})}).hosts["box"]
+    block = f"Id=training-forecast.service\nLoadState=loaded\nActiveState=inactive\nSubState=dead\nStatusText=\nResult={result}\n"
+
+    @contextmanager
+    def ssh(here, command):
+        with subprocess.Popen(["echo", block], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            yield process
+
+    monkeypatch.setattr(services, "_ssh", ssh)
+    said = []
+    assert services.follow(here, "forecast", said.append) is (result == "success")
+    assert said[-1] == last
+
+
+def test_the_journal_of_a_role_is_that_of_its_own_units(monkeypatch):
+    here = make_topology({"one": (["link"], {"link_endpoint": "192.0.2.1"})}).hosts["one"]
+    monkeypatch.setattr(services, "ask", lambda here, command: command)
+    assert services.logs(here, "link", 5).endswith(" -n 5 -u wg-quick@wg-groundwork.service")
+
+
+LINKED = {
+    "data1": (["link"], {"site": "cloud", "link_endpoint": "192.0.2.1", "link_address": "10.77.0.1"}),
+    "box": (["link"], {"site": "office", "link_address": "10.77.0.2"}),
+    "gpu1": (["link"], {"site": "attic", "link_address": "10.77.0.3"}),
+}
+
+
+@pytest.fixture
+def heard(tmp_path, monkeypatch):
+    """`heard(host, {address: seconds ago, or None})`: fab status's lines of the link, of a host whose wg knows that."""
+
+    def ask(here, command, seconds=30):
+        done = subprocess.run(["sh", "-c", command], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True)
+        assert "own-private-key" not in done.stdout
+        if done.returncode:
+            raise Refusal(f"{here.name}: {done.stderr.strip()}")
+        return done.stdout
+
+    def lines(host, peers):
+        rows = ["own-private-key\town-public-key\t51820\toff"]
+        for address, ago in peers.items():
+            rows.append(f"key\t(none)\t(none)\t{address}/32\t{0 if ago is None else int(time.time()) - ago}\t1\t1\toff")
+        (tmp_path / "dump").write_text("\n".join(rows) + "\n")
+        return services._link(make_topology(LINKED).hosts[host])
+
+    (tmp_path / "sudo").write_text('#!/bin/sh\n[ "$*" = "-n wg show wg-groundwork dump" ] && cat "${0%/*}/dump"\n')
+    (tmp_path / "sudo").chmod(0o755)
+    monkeypatch.setattr(services, "ask", ask)
+    return lines
+
+
+def test_of_the_link_it_is_told_who_was_heard_and_when(heard, tmp_path):
+    ((said, well),) = heard("box", {"10.77.0.1": 12})
+    assert well and re.fullmatch(r"box +link: data1 heard 1[2-4] s ago", said)
+    assert [well for _, well in heard("box", {"10.77.0.1": 400})] == [False]
+    assert heard("box", {"10.77.0.1": None}) == heard("box", {}) == [("box          link: data1 never", False)]
+    # Who is dialed: one that dials in is enough.
+    assert [well for _, well in heard("data1", {"10.77.0.2": 30, "10.77.0.3": None})] == [True, True]
+    assert [well for _, well in heard("data1", {"10.77.0.2": 400, "10.77.0.3": None})] == [False, False]
+    (tmp_path / "sudo").write_text("#!/bin/sh\necho 'sudo: a password is required' >&2; exit 1\n")
+    ((said, well),) = heard("box", {})
+    assert not well and said == "box: sudo: a password is required (who is heard on the link can't be told: it takes sudo without a password)"
 
 
 def test_of_several_hosts_a_units_is_named():
@@ -280,6 +414,11 @@ def test_a_uri_that_can_not_be_read_is_told_without_its_text(text):
     with pytest.raises(Refusal) as caught:
         mongodb_check.parsed(text)
     assert "MONGO_URI" in str(caught.value) and "hid" not in str(caught.value) and "den" not in str(caught.value)
+
+
+def test_a_uri_without_its_beginning_is_told_so():
+    with pytest.raises(Refusal, match="^MONGO_URI must begin with mongodb://"):
+        mongodb_check.parsed("127.0.0.1:27017")
 
 
 def test_mongodb_srv_without_dnspython_is_told_as_not_checked(monkeypatch):

@@ -201,8 +201,8 @@ class Runs:
             "TRAINING_METADATA": json.dumps({"job": "forecast", "revision": 'a"b', "cuda": None})[1:-1],
         }  # fmt: skip
 
-    def __call__(self, *words: str, report: bool = False, **changed: str) -> subprocess.CompletedProcess:
-        script = ["sh", str(ROOT / "files/training/run"), *(["--report"] if report else []), "sh", "-ec", *words]
+    def __call__(self, *words: str, report: bool = False, command: list[str] | None = None, **changed: str) -> subprocess.CompletedProcess:
+        script = ["sh", str(ROOT / "files/training/run"), *(["--report"] if report else []), *(command or ["sh", "-ec", *words])]
         return subprocess.run(
             script, cwd=self.current, env={**self.environment, **changed}, capture_output=True, text=True, timeout=60
         )
@@ -254,6 +254,16 @@ def test_a_job_that_fails_leaves_the_model(runs, job, said):
     done = runs(job)
     assert done.returncode != 0 and said in done.stderr and "as it was" in done.stderr
     assert runs.versions == before and (runs.model / "current/model").read_text() == "good\n"
+
+
+def test_a_model_in_use_is_named_where_there_is_one(runs):
+    assert "as it was" not in runs("exit 3").stderr and "as it was" not in runs("true").stderr
+    assert "failed: status 3 (try 1)\n" in runs("exit 3", MODEL="").stderr
+
+
+def test_a_command_that_is_not_there_is_named(runs):
+    done = runs(command=["pyton", "-m", "forecast.train"], TRAINING_RETRIES="3")
+    assert done.returncode == 127 and "failed: the command 'pyton' is not there (try 1)" in done.stderr
 
 
 def test_what_a_killed_job_left_is_gone_with_the_next(runs):

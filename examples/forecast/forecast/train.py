@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -46,7 +47,8 @@ def read(collection) -> model.Readings:
     count = patiently(collection.estimated_document_count)
     ends = [patiently(lambda: collection.find_one(sort=[("timestamp", way)], projection=FIELDS)) for way in (1, -1)]
     if not count or None in ends:
-        raise SystemExit(f"there are no readings in {collection.full_name}")
+        print(f"there are no readings in {collection.full_name}", file=sys.stderr)
+        raise SystemExit(78)  # trying again is no use before somebody makes them
     first, last = (end["timestamp"] for end in ends)
     slices = max(1, -(-count // BATCH))
     edges = [first + (last - first) * number / slices for number in range(slices)]
