@@ -99,6 +99,8 @@ class Target:
     """On the way to the host, by a ProxyJump of ssh_config_file."""
     moved: bool = False
     """sshd may not have moved to this port yet: ssh_port and base_ssh_port have it."""
+    lab: bool = False
+    """It is a lab's host."""
 
     @property
     def entry(self) -> str:
@@ -108,6 +110,11 @@ class Target:
     @property
     def where(self) -> str:
         return f"{self.address} port {self.port}"
+
+    @property
+    def up(self) -> str:
+        """The question for a host that is silent."""
+        return "is the host up" + (" (python -m lab up INVENTORY)" if self.lab else "")
 
     def setting(self, name: str, word: str) -> str:
         """What to edit: a key of the inventory, or a word of the jump host's stanza."""
@@ -143,7 +150,7 @@ def _explain(error: BaseException, target: Target) -> str:
         )
     if isinstance(error, (TimeoutError, socket.timeout)):
         return (
-            f"no answer from {target.where}: is the host up, is {target.setting('ssh_hostname', 'HostName')} right, and do "
+            f"no answer from {target.where}: {target.up}, is {target.setting('ssh_hostname', 'HostName')} right, and do "
             "its firewall and its security group let this machine in?"
         )
     if isinstance(error, NoValidConnectionsError):
@@ -153,7 +160,7 @@ def _explain(error: BaseException, target: Target) -> str:
         return f"nothing listens at {target.where}: is sshd on another port ({name}), or does the host still boot?"
     if getattr(error, "errno", None) in (errno.EHOSTUNREACH, errno.ENETUNREACH):
         name = target.setting("ssh_hostname", "HostName")
-        return f"there is no way to {target.where}: is the host up, is {name} right, is a VPN or a jump host needed?"
+        return f"there is no way to {target.where}: {target.up}, is {name} right, is a VPN or a jump host needed?"
     return f"{target.where}: {_said(error)}"
 
 
@@ -328,7 +335,7 @@ def _connect(connector: ssh.SSHConnector) -> None:
         key = None if jump else connector.data["ssh_key"]
         data = connector.host.data
         moved = not jump and target.port != 22 and data.get("ssh_port") == data.get("base_ssh_port") == target.port
-        known = Target(target.address, target.port, target.user, key, target.known_hosts, jump, moved)
+        known = Target(target.address, target.port, target.user, key, target.known_hosts, jump, moved, lab=bool(data.get("lab_suite")) and not jump)
         raise Unreached(explain(cause, known), isinstance(cause, (paramiko.AuthenticationException, HostKeyError))) from None
 
 

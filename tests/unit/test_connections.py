@@ -45,6 +45,12 @@ def test_an_error_in_words(case):
     assert "\n" not in said and not said.startswith("jump")
 
 
+def test_of_a_lab_host_that_is_not_up_it_is_said_how_it_gets_up():
+    for case in ("silence", "no route"):
+        assert "is the host up (python -m lab up INVENTORY), is" in explain(SAID[case][0], Target("10.0.0.5", lab=True))
+        assert "lab" not in explain(SAID[case][0], TARGET)
+
+
 def test_a_jump_host_is_named_with_its_own_words():
     said = explain(paramiko.AuthenticationException("no"), Target("198.51.100.7", 2222, "me", jump=True))
     assert said.startswith("jump host 198.51.100.7: ") and "IdentityFile in ssh_config_file" in said and "ssh_key" not in said
