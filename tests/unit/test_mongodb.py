@@ -236,3 +236,9 @@ def test_public_networks_come_in_with_tls_only(tls, make_here, source, refused):
     assert ['mongodb_tls = "provided"' in error for error in here.settings(Settings).errors(here)] == [True] * refused
     here = tls(flows=flows)["data"]
     assert list(here.settings(Settings).errors(here)) == []
+
+
+def test_a_certificate_is_not_a_random_value():
+    topology = make_topology({"one": (["mongodb"], {"mongodb_tls": "provided"})})
+    assert "mongodb/tls_key" in topology.secret_names()
+    assert topology.random_secrets() == ["mongodb/admin"]
