@@ -96,7 +96,10 @@ def test_the_unit():
         ({"inference_source": None}, "inference_source is not set"),
         ({"inference_source": "/nowhere"}, "not a directory"),
         ({"inference_requirements": "requirements.in"}, "requirements.in is no lock"),
-        ({"flows": [{"source": "internet", "role": "inference", "port": 8100}]}, '"internet" to inference is refused'),
+        *(
+            ({"flows": [{"source": source, "role": "inference", "port": 8100}]}, '"internet" to inference is refused')
+            for source in ("internet", "0.0.0.0/0", "::/0")
+        ),
     ],
 )
 def test_what_is_refused_with_a_sentence(data, said):
