@@ -236,19 +236,33 @@ def _host_errors(here: Here) -> Iterable[str]:
         yield from _source_errors(here, "flows", item.source)
 
 
+DATA = ("mongodb", "chromadb")
+"""Roles without which their clients are nothing. (A cache, or an inference, of another site may well be out of reach.)"""
+
+
 def _way_errors(here: Here) -> Iterable[str]:
-    """A service of the inventory that this host's roles use, and nothing leads to."""
+    """A store of the inventory that this host's roles use, and nothing leads to, or that is stopped."""
+    yield from _stopped_errors(here)
     flows = {flow for other in here.topology.hosts.values() for role in other.roles for flow in other.settings(here.topology.roles[role]).flows()}
     for role in sorted({flow.role for flow in flows if flow.source in here.roles and flow.nearest}):
         there = here.topology.with_role(role)
-        if there and here.peers(role):
+        if here.peers(role):
             yield from _open_road_errors(here, here.peers(role)[0], role)
-        elif there and here.address(role) is None:
+        elif role not in DATA or here.address(role):
+            continue
+        elif there:
             where = ", ".join(f"{other.name} (site {other.site!r})" for other in there)
-            yield (
-                f"site: {here.name} is at {here.site!r} and finds no way to {role} on {where}: put both into the group link "
-                "(docs/link.md), or set public_address there"
-            )
+            dumb = here.link_address and any(other.link_address for other in there)
+            mend = "one of the two needs link_endpoint" if dumb else "put both into the group link (docs/link.md), or set public_address there"
+            yield f"site: {here.name} is at {here.site!r} and finds no way to {role} on {where}: {mend}"
+
+
+def _stopped_errors(here: Here) -> Iterable[str]:
+    stopped = {role for other in here.topology.hosts.values() for role in other.settings(HostSettings).stopped}
+    for role in stopped.intersection(DATA):
+        clients = {flow.source for flow in here.topology.roles[role]().flows()}
+        if clients.intersection(here.roles) and not here.topology.with_role(role) and not here.topology.external(role):
+            yield f"{role}: its host is stopped, and {here.name} would be deployed without it: start it, or take {role} off its tag role"
 
 
 def _open_road_errors(here: Here, there: Here, role: str) -> Iterable[str]:

@@ -58,10 +58,17 @@ def _address(value: str) -> str:
 def network(value: str) -> str:
     """The text, if it is a network in CIDR form or an address. Raises ValueError, in words."""
     try:
-        ipaddress.ip_network(value)
+        found = ipaddress.ip_network(value)
     except ValueError:
         raise ValueError(f"{value!r} is not a network such as 10.0.0.0/24 or an address") from None
+    if not found.prefixlen:
+        raise ValueError(f"{value!r} is everybody: name the networks (a flow's source may be \"internet\")")
     return value
+
+
+def bracketed(address: str) -> str:
+    """An address as a URL has it before its port: IPv6 in brackets."""
+    return f"[{address}]" if ":" in address else address
 
 
 _PRIVATE = tuple(

@@ -118,6 +118,13 @@ class UnknownSource(SettingsError):
         super().__init__([f'source {source!r} is no role, no external, no network, and not "{INTERNET}"'])
 
 
+class SourceIsEverybody(UnknownSource):
+    """A flow comes from a network that is all there are: what refuses "internet" would let it pass."""
+
+    def __init__(self, source: str):
+        SettingsError.__init__(self, [f'source {source!r} is everybody: say "{INTERNET}"'])
+
+
 class Topology:
     """All hosts of an inventory.
 
@@ -261,6 +268,18 @@ class Here:
         """Whether the private link joins this host and another: one of them must take the other's first packet."""
         return bool(self.link_address and other.link_address) and (self.is_dialed or other.is_dialed)
 
+    def is_of_link(self, network: str) -> bool:
+        """Whether a network lies in that of the private link, which this host is on."""
+        if not (self.link_address and network):
+            return False
+        link = ipaddress.ip_network(self.settings(self.topology.roles[LINK]).network)
+        part = ipaddress.ip_network(network)
+        return part.version == link.version and part.subnet_of(link)
+
+    def is_private_to(self, other: Here) -> bool:
+        """Whether what goes between this host and another crosses no public network unprotected."""
+        return other.site == self.site or self.is_linked(other)
+
     def address_of(self, other: Here) -> str | None:
         """Where this host finds another: loopback for itself; None where nothing leads there."""
         if other is self:
@@ -300,9 +319,12 @@ class Here:
         if found := self.topology.external(source):
             return list(found.networks)
         try:
-            return [str(ipaddress.ip_network(source))]
+            found = ipaddress.ip_network(source)
         except ValueError:
             raise UnknownSource(source) from None
+        if not found.prefixlen:
+            raise SourceIsEverybody(source)
+        return [str(found)]
 
     def openings(self) -> list[Opening]:
         """What this host's firewall opens, by port."""
@@ -357,7 +379,9 @@ class Here:
         if self._others(flow) == []:
             return []
         if flow.source not in self.topology.roles:
-            return [self.private_address]
+            by_link = [self.is_of_link(network) for network in self.networks_of(flow.source) or [""]]
+            ways = [self.private_address] * (not all(by_link)) + [self.link_address or ""] * any(by_link)
+            return list(dict.fromkeys(ways))
         sites = [host.site for host in self._comers(flow) if host is not self] + [self.site for _ in self._stopped(flow.source)]
         return list(dict.fromkeys(self.private_address if site == self.site else self.link_address or "" for site in sites))
 

@@ -15,6 +15,7 @@ from typing import Any, Callable
 
 from groundwork.connections import openssh_config
 from groundwork.errors import Refusal
+from groundwork.settings import bracketed
 from groundwork.topology import Here
 
 RETRY_SECONDS = (1, 2, 5, 10, 30)
@@ -175,8 +176,7 @@ class Tunnel:
             pass
 
     def _forward(self) -> str:
-        address = f"[{self.address}]" if ":" in self.address else self.address
-        return f"127.0.0.1:{self.local}:{address}:{self.remote}"
+        return f"127.0.0.1:{self.local}:{bracketed(self.address)}:{self.remote}"
 
     def _end(self, number: int, frame: Any) -> None:
         self.ended = True

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from groundwork import certificates
 from groundwork.rows import Absent, Directory, File, Row
+from groundwork.settings import bracketed
 from groundwork.topology import Here
 
 Secrets = Callable[[str], str]
@@ -23,7 +24,7 @@ def _location(here: Here, role: str, port: int) -> str:
 
 
 def _joined(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return f"{bracketed(address)}:{port}"
 
 
 def _port(here: Here, role: str, default: int) -> int:
@@ -101,8 +102,7 @@ def chromadb(here: Here) -> dict[str, str]:
     address = here.address("chromadb")
     if address is None:
         return {}
-    address = f"[{address}]" if ":" in address else address
-    return {"CHROMA_SERVER_HOST": address, "CHROMA_SERVER_PORT": str(_port(here, "chromadb", 8000))}
+    return {"CHROMA_SERVER_HOST": bracketed(address), "CHROMA_SERVER_PORT": str(_port(here, "chromadb", 8000))}
 
 
 def inference(here: Here) -> dict[str, str]:

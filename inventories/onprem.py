@@ -19,4 +19,5 @@ link = prod
 gpu = [_gpu1]
 training = [_gpu1]
 inference = [_gpu1]
-redis = [*_cloud.get("redis", []), _gpu1]  # a cache of its own, beside the cloud's
+# A cache of its own, beside the cloud's. (An application in a cloud that has none would use this one, over the link.)
+redis = [*_cloud.get("redis", []), _gpu1]

@@ -11,6 +11,9 @@ from operations.files import ports_free
 from operations.report import report, stop
 
 
+SESSION_SECONDS = 180
+"""A session of WireGuard's that is older than this is dead (its paper, 6.1: REJECT-AFTER-TIME)."""
+
 FIRST_BOOT_LOGS = "`cloud-init status --long` and /var/log/cloud-init-output.log on the host"
 
 
@@ -121,10 +124,12 @@ def handshakes(interface: str, peers: dict[str, str], seconds: int = 30):
     if not (peers and state.is_executing):
         return
     # Of a peer: key, preshared key, endpoint, allowed addresses, last handshake, …
-    heard = f"wg show {interface} dump | awk 'NR > 1 && $5 > 0 {{ print $4 }}'"
-    ask = f"for i in $(seq {2 * seconds}); do heard=$({heard}); [ $(echo \"$heard\" | grep -c .) -ge {len(peers)} ] && break; sleep 0.5; done; echo \"$heard\""
+    recent = f"NR > 1 && now - $5 < {SESSION_SECONDS} {{ sub(/\\/.*/, \"\", $4); print $4 }}"
+    wanted = " ".join(f"-e {shlex.quote(address)}" for address in peers)
+    heard = f"wg show {interface} dump | awk -v now=$(date +%s) {shlex.quote(recent)} | grep -xF {wanted}"
+    ask = f"for i in $(seq {2 * seconds}); do heard=$({heard}); [ $(echo \"$heard\" | grep -c .) = {len(peers)} ] && break; sleep 0.5; done; echo \"$heard\""
     _, output = host.run_shell_command(StringCommand(ask), _sudo=True)
-    there = {line.split("/")[0] for line in output.stdout_lines}
+    there = set(output.stdout_lines)
     for address, name in peers.items():
         if address not in there:
             report(

@@ -10,7 +10,7 @@ from groundwork import uris
 from groundwork.program import MongoDBSettings, ServerSettings, UrlPath
 from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
-from groundwork.settings import Port
+from groundwork.settings import Port, bracketed
 from groundwork.topology import Flow, Here
 from operations import accounts, apt, files, service, uv, wait
 
@@ -66,8 +66,7 @@ class Settings(ServerSettings, MongoDBSettings):
 
     def binds(self, here: Here) -> list[str]:
         """Where gunicorn listens: the socket, and the address by which a proxy elsewhere asks it."""
-        addresses = [f"[{address}]" if ":" in address else address for address in here.binds(self.port)]
-        return [f"unix:{SOCKET}", *(f"{address}:{self.port}" for address in addresses)]
+        return [f"unix:{SOCKET}", *(f"{bracketed(address)}:{self.port}" for address in here.binds(self.port))]
 
     def mongodb_variables(self, here: Here, secret: uris.Secrets) -> dict[str, str]:
         found = super().mongodb_variables(here, secret)

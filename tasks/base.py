@@ -499,11 +499,11 @@ def rules(opening: Opening, match: str, here: Here) -> list[str]:
     end = f'{match} {opening.port} accept comment "{opening.role}"'
     if opening.everybody:
         return [end]
-    linked = {other.link_address for other in here.topology.hosts.values()} - {None}
     found = []
     for version, word in ((4, "ip"), (6, "ip6")):
         networks = opening.networks(version)
-        for start, some in (("", set(networks) - linked), (f'iifname "{LINK_INTERFACE}" ', linked.intersection(networks))):
+        linked = {network for network in networks if here.is_of_link(network)}
+        for start, some in (("", set(networks) - linked), (f'iifname "{LINK_INTERFACE}" ', linked)):
             # nft refuses a set whose members overlap.
             members = [_short(network) for network in ipaddress.collapse_addresses(map(ipaddress.ip_network, some))]
             if members:

@@ -8,7 +8,7 @@ from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
 from groundwork.settings import Port, RoleSettings
 from groundwork.templates import ROOT
-from groundwork.topology import PROGRAMS, Flow, Here, Opening
+from groundwork.topology import Flow, Here, Opening
 from operations import accounts, apt, files, service, uv, wait
 
 VERSION = "1.5.9"
@@ -70,7 +70,7 @@ class Settings(RoleSettings):
         return f"http://[{address}]:{self.port}" if ":" in address else f"http://{address}:{self.port}"
 
     def flows(self) -> list[Flow]:
-        return [Flow(source, self.role, self.port, nearest=True) for source in PROGRAMS]
+        return [Flow("app", self.role, self.port, nearest=True)]
 
     def errors(self, here: Here) -> Iterable[str]:
         opening = self._opening(here)

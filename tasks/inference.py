@@ -11,7 +11,7 @@ from groundwork import uris
 from groundwork.program import MODELS, ModelName, ServerSettings, card_rows, has_card
 from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
-from groundwork.settings import Port
+from groundwork.settings import Port, bracketed
 from groundwork.topology import Flow, Here
 from operations import accounts, apt, files, service, uv, wait
 
@@ -42,8 +42,7 @@ class Settings(ServerSettings):
 
     def binds(self, here: Here) -> list[str]:
         """The addresses as gunicorn takes them."""
-        addresses = [f"[{address}]" if ":" in address else address for address in self.listens_on(here)]
-        return [f"{address}:{self.port}" for address in addresses]
+        return [f"{bracketed(address)}:{self.port}" for address in self.listens_on(here)]
 
     def neighbours(self, here: Here, secret: uris.Secrets) -> dict[str, str]:
         current = {"MODEL_DIRECTORY": f"{MODELS}/{self.models[0]}/current"} if self.models else {}

@@ -13,7 +13,7 @@ from groundwork import wireguard
 from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
 from groundwork.secrets import Secret
-from groundwork.settings import Address, Domain, Network, Port, RoleSettings
+from groundwork.settings import Address, Domain, Network, Port, RoleSettings, bracketed
 from groundwork.topology import INTERNET, LINK_INTERFACE, Flow, Here
 from operations import apt, files, service, sysctl, wait
 
@@ -28,10 +28,10 @@ SYSCTLS = {
 
 
 # It takes a name from the file's, which must be an interface's.
-_STRIP = "d=$(mktemp -d) && cp {} $d/candidate.conf && wg-quick strip $d/candidate.conf >/dev/null; r=$?; rm -rf $d; [ $r = 0 ]"
+_STRIP = "(d=$(mktemp -d) && trap 'rm -rf $d' EXIT && cp {} $d/candidate.conf && wg-quick strip $d/candidate.conf >/dev/null)"
 
-_UNCUT = """if [ -e {live} ] && grep -vxFf {candidate} {live} | grep -q = &&
-  ss -Htn state established src {address} "( sport = :{port} or dport = :{port} )" | grep -q .; then
+_UNCUT = """sessions=$(ss -Htn state established src {address} "( {ports} )") || exit 1
+if [ -e {live} ] && grep -vxFf {candidate} {live} | grep -q = && [ "$sessions" ]; then
   echo "somebody is connected by ssh over the link, perhaps this run, and a change of keys, peers or addresses would cut it: connect \
 another way (ssh_hostname: at the office its own address), or end that connection" >&2
   false
@@ -75,7 +75,7 @@ class Settings(RoleSettings):
         there = other.settings(Settings)
         if there.endpoint is None:
             return None
-        return f"[{there.endpoint}]:{there.port}" if ":" in there.endpoint else f"{there.endpoint}:{there.port}"
+        return f"{bracketed(there.endpoint)}:{there.port}"
 
     def address_for(self, here: Here) -> str:
         """The host's address in the link."""
@@ -118,8 +118,10 @@ class Settings(RoleSettings):
 
     def _uncut(self, here: Here) -> str:
         """Of a candidate: it does not cut off somebody who is connected by the link, to here or onwards. It may add a peer."""
-        port = here.settings(here.topology.roles["base"]).ssh_port
-        return _UNCUT.format(live=CONFIGURATION, address=self.address_for(here), port=port, candidate="{}")
+        hosts = here.topology.with_role(self.role)
+        ports = {host.settings(host.topology.roles["base"]).ssh_port for host in hosts} | {host.data.get("ssh_port") or 22 for host in hosts}
+        sessions = " or ".join(f"{side} = :{port}" for port in sorted(ports) for side in ("sport", "dport"))
+        return _UNCUT.format(live=CONFIGURATION, address=bracketed(self.address_for(here)), ports=sessions, candidate="{}")
 
     def errors(self, here: Here) -> Iterable[str]:
         hosts = here.topology.with_role(self.role)
@@ -133,6 +135,14 @@ class Settings(RoleSettings):
             return
         if not any(host.is_dialed for host in hosts):
             yield "link_endpoint: no host of the group link has one, so that nobody can be dialed: set it where UDP comes in (the EC2 instance)"
+        if len(hosts) > 1 and len({host.site for host in hosts}) == 1:
+            yield (
+                f"link: all hosts of the group link are at the site {here.site!r}, where they reach each other without it: set site on those "
+                'that stand elsewhere (site = "office")'
+            )
+        for other in hosts:
+            if other is not here and self.secret_of(other) == self.secret_of(here):
+                yield f"link: {here.name} and {other.name} would have one key, {self.secret_of(here)!r}: give one of them another name"
         yield from self._address_errors(here, hosts)
         yield from self._overlaps(here)
 

@@ -11,7 +11,7 @@ from groundwork import certificates
 from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Row
 from groundwork.secrets import Secret
-from groundwork.settings import Domain, Network, RoleSettings, Size, is_address, matching
+from groundwork.settings import Domain, Network, RoleSettings, Size, bracketed, is_address, matching
 from groundwork.sources import SourceError, shown, tree
 from groundwork.takeover import BEFORE, Found, Met, asked, told
 from groundwork.topology import INTERNET, Flow, Here
@@ -139,12 +139,16 @@ class Settings(RoleSettings):
     def upstreams(self, here: Here) -> list[str]:
         """Where the application is: the socket on this host, the address of others."""
         found = []
-        for peer in here.peers("app"):
+        for peer in self._applications(here):
             port = peer.settings(here.topology.roles["app"]).port
             address = here.address_of(peer)
-            remote = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+            remote = f"{bracketed(address)}:{port}"
             found.append("unix:/run/app/app.sock" if peer is here else remote)
         return found
+
+    def _applications(self, here: Here) -> list[Here]:
+        """Hosts with the application, but for those that plain HTTP would reach across the internet."""
+        return [peer for peer in here.peers("app") if here.is_private_to(peer)]
 
     def names(self, here: Here) -> list[str]:
         """Names in the placeholder certificate."""
@@ -203,7 +207,7 @@ class Settings(RoleSettings):
             yield told("nginx runs here, with the distribution's default site alone: the application's takes its place")
 
     def errors(self, here: Here) -> Iterable[str]:
-        if not self.frontend and not here.peers("app"):
+        if not self.frontend and not self._applications(here):
             yield "nginx_frontend is not set, and no host is in the group app: nginx would have nothing to serve"
         if self.acme:
             yield from self._acme_errors(here)

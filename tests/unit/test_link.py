@@ -163,3 +163,70 @@ def test_no_way_from_one_site_to_another():
     topology.hosts["data1"].data["mongodb_tls"] = "provided"
     assert not any(error.startswith(("site:", "public_address:")) for error in errors(topology))
     assert topology.hosts["box"].address("mongodb") == "203.0.113.5"
+
+
+def test_two_of_which_none_is_dialed_find_no_way():
+    """A third host has the endpoint that the link needs."""
+    topology = make_topology(
+        {
+            "data1": (["mongodb", "link"], USERS),
+            "box": (["app", "link"], OFFICE),
+            "hub": (["link"], {"link_endpoint": "203.0.113.5"}),
+        }
+    )
+    [error] = [error for error in errors(topology) if error.startswith("site:")]
+    assert error.endswith("one of the two needs link_endpoint")
+
+
+def test_a_cache_of_another_site_may_be_out_of_reach():
+    topology = make_topology({"app1": (["app"], {"app_source": "examples/app"}), "box": (["redis"], {"site": "office"})})
+    assert errors(topology) == [] and topology.hosts["app1"].address("redis") is None
+
+
+def test_a_link_within_one_site_joins_nobody():
+    found = errors(make_topology({"data1": (["mongodb", "link"], {**USERS, **CLOUD}), "box": (["link"], {"link_address": "10.77.0.2"})}))
+    assert any(error.startswith("link: all hosts of the group link are at the site ''") for error in found)
+
+
+def test_two_names_that_would_share_a_key():
+    found = errors(make_topology({"Data1": (["link"], CLOUD), "data1": (["link"], {"site": "office", "link_address": "10.77.0.2"})}))
+    assert 'link: Data1 and data1 would have one key, Secret("link/data1"): give one of them another name' in found
+
+
+def test_a_flow_from_the_links_network_comes_by_the_link():
+    flows = [{"source": "10.77.3.0/24", "role": "mongodb", "port": 27017}]
+    here = make_topology({"data1": (["mongodb", "link"], {**USERS, **CLOUD, "flows": flows}), "box": (["link"], {"site": "office"})}).hosts["data1"]
+    [opening] = [opening for opening in here.openings() if opening.port == 27017]
+    assert opening.addresses == ["10.77.0.1"]
+    assert rules(opening, "tcp dport", here) == ['iifname "wg-groundwork" ip saddr { 10.77.3.0/24 } tcp dport 27017 accept comment "mongodb"']
+
+
+def test_everybody_is_called_the_internet():
+    flows = [{"source": "0.0.0.0/0", "role": "redis", "port": 6379}]
+    found = errors(make_topology({"data1": (["redis"], {"flows": flows})}))
+    assert found == ["flows: source '0.0.0.0/0' is everybody: say \"internet\""]
+
+
+def test_nginx_asks_no_application_across_the_internet():
+    topology = make_topology(
+        {
+            "edge": (["nginx"], {"nginx_frontend": "examples/frontend"}),
+            "near": (["app"], {"app_source": "examples/app"}),
+            "far": (["app"], {"app_source": "examples/app", "site": "office", "public_address": "203.0.113.9"}),
+        }
+    )
+    edge = topology.hosts["edge"]
+    assert edge.settings(topology.roles["nginx"]).upstreams(edge) == ["10.0.0.2:8080"]
+
+
+def test_whoever_is_connected_by_any_hosts_ssh_port_is_looked_for():
+    topology = hybrid({**CLOUD, "link_address": "fd77::1", "link_network": "fd77::/64"},
+                      {**OFFICE, "link_address": "fd77::2", "link_network": "fd77::/64", "base_ssh_port": 2222, "ssh_port": 2222})  # fmt: skip
+    here = topology.hosts["data1"]
+    row = next(row for row in here.settings(Settings).files(here) if row.path == CONFIGURATION)
+    assert 'src [fd77::1] "( sport = :22 or dport = :22 or sport = :2222 or dport = :2222 )"' in row.check
+
+
+def test_a_store_that_is_stopped_is_not_left_out_in_silence():
+    topology = make_topology({"app1": (["app"], {"app_source": "examples/app", "stopped": {"mongodb": ["10.0.0.9"]}})})
+    assert errors(topology) == ["mongodb: its host is stopped, and app1 would be deployed without it: start it, or take mongodb off its tag role"]
