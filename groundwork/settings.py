@@ -130,7 +130,7 @@ class RoleSettings(KeyedSettings):
     mark: ClassVar[str] = ""
     """A path that is there once the role has been on a host, and that nobody else makes."""
     random_secrets: ClassVar[bool] = False
-    """Its secrets are passwords that nobody else gives out: a random value does."""
+    """Its secrets are passwords that nobody else gives out: a random value does, but for `given_secrets`."""
     units: ClassVar[tuple[str, ...]] = ()
     """Units that may hold the role's ports."""
 
@@ -144,6 +144,10 @@ class RoleSettings(KeyedSettings):
         Args:
             secret: gives a secret's value by its name.
         """
+        return []
+
+    def given_secrets(self) -> list[Secret]:
+        """Secrets that somebody gives out, such as a certificate."""
         return []
 
     def files(self, here: Here) -> list[Row]:

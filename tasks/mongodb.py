@@ -213,6 +213,9 @@ class Settings(RoleSettings):
         tls = [self.tls_certificate, self.tls_key] if self.tls == "provided" else []
         return [Secret("mongodb/admin"), *(Secret(f"mongodb/{user.name}") for user in self.present), *tls]
 
+    def given_secrets(self) -> list[Secret]:
+        return [self.tls_certificate, self.tls_key]
+
     def secret_errors(self, here: Here, secret: Callable[[str], str]) -> Iterable[str]:
         if self.tls != "provided":
             return

@@ -294,3 +294,9 @@ def test_a_role_that_was_left_by_a_run_that_was_cut_off_is_taken_away(tmp_path, 
     said = json.loads(subprocess.run(["node", tmp_path / "script.js"], capture_output=True, text=True, check=True).stdout)
     assert [name in change for change in said["changes"]] == [True] * changed
     assert said["dropped"] == [name] * dropped
+
+
+def test_a_certificate_is_not_a_random_value():
+    topology = make_topology({"one": (["mongodb"], {"mongodb_tls": "provided"})})
+    assert "mongodb/tls_key" in topology.secret_names()
+    assert topology.random_secrets() == ["mongodb/admin"]
