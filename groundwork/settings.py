@@ -158,6 +158,10 @@ class RoleSettings(KeyedSettings):
         """Who may reach the role's ports, besides the host itself."""
         return []
 
+    def further_units(self) -> list[str]:
+        """Units that are active besides `units`, each of them: `fab status` looks at them."""
+        return []
+
     def meets(self, found: Found, here: Here) -> Iterable[Met]:
         """What is in its way on a host that it has never been on."""
         return self.taken_ports(found)
