@@ -59,8 +59,9 @@ class Driver(FactBase):
             # The soname is a link to the file that has the version in its name; on Debian by way of an alternative.
             "for link in /usr/lib/*-linux-gnu/libnvidia-ml.so.1; do readlink -e $link; done | "
             "sed -n 's/.*libnvidia-ml\\.so\\./libraries=/p'; "
-            f"[ -e {path} ] && [ -n \"$(find /boot -maxdepth 1 -name 'initrd.img-*' ! -newer {path} 2>/dev/null)\" ] "
-            "&& echo stale_initramfs=yes; "
+            # Of kernels that are there: update-initramfs makes no copy (*.bak, *.old-dkms) anew.
+            f"[ -e {path} ] && for image in /boot/vmlinuz-*; do find \"/boot/initrd.img-${{image#/boot/vmlinuz-}}\" ! -newer {path}; "
+            "done 2>/dev/null | grep -q . && echo stale_initramfs=yes; "
             f"grep -qsxF $(cat {BOOT}) {REBOOTED} || sed -n '1s/^/rebooted=/p' {REBOOTED} 2>/dev/null; true"
         )
 

@@ -122,10 +122,13 @@ def hosts(
     question = Question(given or _own_region(session), tuple(lists.items()), profile, assume_role, external_id)
     _check_regions(session, question.regions)
     found = _kept(question)
-    if found is None:
+    fresh = found is None
+    if fresh:
         found = _asked(session, question)
+    groups = _groups(question, found, env, address, dict(data or {}))
+    if fresh:  # an answer that is refused is asked anew: somebody mends it meanwhile
         _keep(question, found)
-    return _groups(question, found, env, address, dict(data or {}))
+    return groups
 
 
 # Asking

@@ -267,12 +267,14 @@ def _stopped_errors(here: Here) -> Iterable[str]:
 
 def _open_road_errors(here: Here, there: Here, role: str) -> Iterable[str]:
     """A service that is reached across the internet, and not by TLS."""
-    if here.site == there.site or here.is_linked(there) or getattr(there.settings(here.topology.roles[role]), "tls", "off") != "off":
+    if here.is_private_to(there) or getattr(there.settings(here.topology.roles[role]), "tls", "off") != "off":
         return
+    linked = here.link_address and there.link_address
+    mend = "one of the two needs link_endpoint, for the link to join them" if linked else "put both into the group link (docs/link.md)"
     tls = ', or set mongodb_tls = "provided" (docs/mongodb.md)' if role == "mongodb" else ""
     yield (
         f"public_address: {here.name} would reach {role} on {there.name} across the internet, where all on the way could read it: "
-        f"put both into the group link (docs/link.md){tls}"
+        f"{mend}{tls}"
     )
 
 

@@ -255,20 +255,22 @@ class AgeFile:
 
     def init(self) -> str:
         """Make what is missing of identity, recipients and file. Returns what to do next."""
-        if not identity_path().exists():
+        new = not identity_path().exists()
+        if new:
             _make_identity(identity_path(), self.repository)
+        yours = f"Your private key is new: {identity_path()}. Keep a copy: whoever has none of the keys has none of the secrets.\n" if new else ""
         own = self._own_recipient()
         self.path.parent.mkdir(exist_ok=True)
         with _locked(self.path.parent):
             if not self.path.exists():
                 self._add_recipient(own)
                 self.write({})
-                return f"{_shown(self.path)} is made. Add a secret: {self.command('add NAME')}"
+                return f"{yours}{_shown(self.path)} is made. Add a secret: {self.command('add NAME')}"
         try:
             self.read()
         except NotForYou:
             return (
-                f"{_shown(self.path)} is there, but not for you yet. Your public key is\n{own}\n"
+                f"{yours}{_shown(self.path)} is there, but not for you yet. Your public key is\n{own}\n"
                 f"Ask somebody who can read it to add this line to {_shown(self.recipients_path)} "
                 f"and to run: {self.command('rekey')}"
             )
@@ -425,7 +427,7 @@ class SecretStore:
         made = [name for name in names if name in random]
         commands = [] if self.file.path.exists() else [self.file.command("init")]
         commands += [self.file.command(f"add --generate {' '.join(made)}") + "    # random values"] if made else []
-        commands += [f"{self.file.command(f'add {name}')}    # asks for the value" for name in names if name not in random]
+        commands += [f"{self.file.command(f'add {name}')}    # asks for the value; of a file: … <FILE" for name in names if name not in random]
         more = ", …" if len(names) > 1 else ""
         return (
             f"{', '.join(names)}: neither in the environment ({variable(names[0])}{more}) nor in "

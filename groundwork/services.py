@@ -87,14 +87,20 @@ def status(topology: Topology, tell: Callable[[str], None]) -> bool:
 
 def _status(here: Here) -> list[tuple[str, bool]]:
     # (What listens for WireGuard is the kernel, which is told as init.scope.)
-    units = [unit for role in here.roles for unit in here.topology.roles[role].units if unit.endswith((".service", ".socket"))]
+    further = {role: here.settings(here.topology.roles[role]).further_units() for role in here.roles}
+    own = [unit for role in here.roles for unit in here.topology.roles[role].units if unit.endswith((".service", ".socket"))]
+    units = [*own, *(unit for role in here.roles for unit in further[role])]
     shown = f"{_SHOW} {shlex.join(units)}; echo; " if units else ""
     try:
         output, failed = ask(here, f"{shown}echo ---; systemctl list-units --failed --plain --no-legend").split("---\n")
     except Refusal as error:
         return [(str(error), False)]
     found = {state["Id"]: state for state in states(output)}
-    lines = [line for role in here.roles for line in _role(here, [found[unit] for unit in here.topology.roles[role].units if unit in found])]
+    lines = []
+    for role in here.roles:
+        alternatives = [unit for unit in here.topology.roles[role].units if unit in found]
+        for group in (alternatives, *([unit] for unit in further[role])):
+            lines += _role(here, [found[unit] for unit in group])
     others = [unit for unit in (line.split()[0] for line in failed.splitlines() if line.strip()) if unit not in units]
     return [*lines, *((f"{here.name:<12} {unit:<24} failed", False) for unit in others), *(_link(here) if LINK in here.roles else [])]
 

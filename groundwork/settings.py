@@ -130,7 +130,7 @@ class RoleSettings(KeyedSettings):
     mark: ClassVar[str] = ""
     """A path that is there once the role has been on a host, and that nobody else makes."""
     random_secrets: ClassVar[bool] = False
-    """Its secrets are passwords that nobody else gives out: a random value does."""
+    """Its secrets are passwords that nobody else gives out: a random value does, but for `given_secrets`."""
     units: ClassVar[tuple[str, ...]] = ()
     """Units that may hold the role's ports."""
 
@@ -146,12 +146,20 @@ class RoleSettings(KeyedSettings):
         """
         return []
 
+    def given_secrets(self) -> list[Secret]:
+        """Secrets that somebody gives out, such as a certificate."""
+        return []
+
     def files(self, here: Here) -> list[Row]:
         """Files, directories and links that the role owns on this host."""
         return []
 
     def flows(self) -> list[Flow]:
         """Who may reach the role's ports, besides the host itself."""
+        return []
+
+    def further_units(self) -> list[str]:
+        """Units that are active besides `units`, each of them: `fab status` looks at them."""
         return []
 
     def meets(self, found: Found, here: Here) -> Iterable[Met]:

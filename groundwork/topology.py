@@ -163,12 +163,13 @@ class Topology:
 
     def random_secrets(self) -> list[str]:
         """Those of them for which a random value does."""
+        roles = [(host, host.settings(self.roles[role])) for host in self.hosts.values() for role in host.roles]
         return [
             secret.name
-            for host in self.hosts.values()
-            for role in host.roles
-            if self.roles[role].random_secrets
-            for secret in host.settings(self.roles[role]).secrets(host)
+            for host, settings in roles
+            if settings.random_secrets
+            for secret in settings.secrets(host)
+            if secret not in settings.given_secrets()
         ]
 
     @property

@@ -9,7 +9,7 @@ import subprocess
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -81,8 +81,11 @@ def lock():
 
 def known() -> dict[str, Host]:
     """Every host that the lab has made and not removed, by name."""
-    files = sorted(HOSTS.glob("[!.]*/host.json"))
-    return {file.parent.name: Host(**json.loads(file.read_text())) for file in files}
+    found = {}
+    for file in sorted(HOSTS.glob("[!.]*/host.json")):
+        with suppress(FileNotFoundError):  # another lab command has just removed it
+            found[file.parent.name] = Host(**json.loads(file.read_text()))
+    return found
 
 
 def is_up(host: Host | None) -> bool:

@@ -256,7 +256,10 @@ def again(item) -> str | None:
     end = time.monotonic() + MOMENT
     while item.name in _wanted and (answer := _take(item)) is not None:
         if time.monotonic() > end:
-            return _message(item, answer)
+            return (
+                f"the host is up again, and could not be locked again: {_waiting_for(answer)}. What this run did before the reboot "
+                "is done, the rest is not: run it again when that has ended"
+            )
         time.sleep(1)
     return None
 

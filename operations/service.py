@@ -99,7 +99,8 @@ def _agree(item: Service, unit: Unit):
 def only(pattern: str, units: Iterable[str]):
     """Remove unit files of ours that nobody declares any more.
 
-    What was enabled is stopped. A job that runs ends by itself.
+    What was enabled (a timer, what reports) is stopped. A job that runs ends by itself, with its unit as it is: without
+    the file systemd would give it a default's 90 seconds. A run after its end removes it.
 
     Args:
         pattern: of the names of the units: "training-*".
@@ -107,12 +108,18 @@ def only(pattern: str, units: Iterable[str]):
     """
     wanted = set(units)
     gone = [name for name in host.get_fact(UnitFiles, pattern=pattern) or [] if name not in wanted]
+    found = (host.get_fact(Units, reads={name: [] for name in gone}) or {}) if gone else {}
     commands = []
     for name in gone:
+        unit, quoted = found.get(name) or Unit(), shlex.quote(name)
+        # By the word: is-enabled's status calls "static" enabled, too, as a job is that others start.
+        enabled = unit.enabled.startswith("enabled")
+        if unit.running and not enabled:
+            report(f"{name}: is declared no more, and runs: it is left alone, and removed by a run after its end")
+            continue
         report(f"{name}: removed, because it is declared no more")
-        quoted = shlex.quote(name)
-        enabled = f"! systemctl is-enabled --quiet {quoted} 2>/dev/null"
-        commands.append(f"{{ {enabled} || systemctl disable --quiet --now {quoted}; }} && rm -f /etc/systemd/system/{quoted}")
+        commands += [f"systemctl disable --quiet --now {quoted}"] if enabled else []
+        commands.append(f"rm -f /etc/systemd/system/{quoted}")
     yield from [*commands, "systemctl daemon-reload"] if commands else []
 
 

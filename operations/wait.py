@@ -8,7 +8,7 @@ from pyinfra import host, state
 from pyinfra.api import StringCommand, operation
 
 from operations.files import ports_free
-from operations.report import report, stop
+from operations.report import remind, report, stop
 
 
 SESSION_SECONDS = 180
@@ -132,7 +132,7 @@ def handshakes(interface: str, peers: dict[str, str], seconds: int = 30):
     there = set(output.stdout_lines)
     for address, name in peers.items():
         if address not in there:
-            report(
+            remind(
                 f"link: nothing heard from {name} in {seconds} s. Services start without it, and it comes by itself. Does that "
                 "host run, with its UDP port open to this one (EC2: its security group), and has it been deployed?"
             )

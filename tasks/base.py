@@ -251,6 +251,10 @@ class Settings(RoleSettings):
                 found[address] = list(dict.fromkeys([*found.get(address, []), *names]))
         return found
 
+    def further_units(self) -> list[str]:
+        # Not chrony: its own conditions keep it off in a container.
+        return [firewall.UNIT, "fail2ban.service"]
+
     def swap(self, here: Here) -> int:
         """MiB of swap."""
         return self.swap_size if self.swap_size is not None else 1024 * (here.memory < SWAP_BELOW)

@@ -223,6 +223,9 @@ class Settings(RoleSettings):
 
     # What is on the host
 
+    def further_units(self) -> list[str]:
+        return ["groundwork-gpu.service", "nvidia-persistenced.service"] if self.card else []
+
     def container_runtimes(self, here: Here) -> dict[str, str]:
         return {"nvidia": "nvidia-container-runtime"} if self.card else {}
 
@@ -293,8 +296,9 @@ def gpu(settings: Settings, here: Here) -> None:
     # Loaded, and seen to work, before anything is started that uses it.
     driver.effective(name="Boot", allowed=settings.reboot, seconds=settings.reboot_seconds, after=[early, packages])
     driver.works(name="Driver works")
-    configured = files.table(name="Configuration", rows=[UNIT], settings=settings)
+    # Before they are on disk, where the next boot would find them.
     driver.limits(name="Limits", power=settings.power_limit, clocks=settings.clocks)
+    configured = files.table(name="Configuration", rows=[UNIT], settings=settings)
     service.services(
         name="Services",
         services=[

@@ -31,7 +31,9 @@ SYSCTLS = {
 _STRIP = "(d=$(mktemp -d) && trap 'rm -rf $d' EXIT && cp {} $d/candidate.conf && wg-quick strip $d/candidate.conf >/dev/null)"
 
 _UNCUT = """sessions=$(ss -Htn state established src {address} "( {ports} )") || exit 1
-if [ -e {live} ] && grep -vxFf {candidate} {live} | grep -q = && [ "$sessions" ]; then
+interface() {{ sed '/^\\[Peer\\]/,$d' "$1" | grep =; }}
+cuts() {{ [ "$(interface {live})" != "$(interface {candidate})" ] || grep -vxFf {candidate} {live} | grep -q =; }}
+if [ "$sessions" ] && [ -e {live} ] && cuts; then
   echo "somebody is connected by ssh over the link, perhaps this run, and a change of keys, peers or addresses would cut it: connect \
 another way (ssh_hostname: at the office its own address), or end that connection" >&2
   false

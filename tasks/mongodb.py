@@ -9,10 +9,10 @@ from pydantic import Field
 from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Row
 from groundwork.secrets import KEPT, Secret
-from groundwork.settings import Address, Domain, Part, Port, RoleSettings, is_public, matching
+from groundwork.settings import Address, Domain, HostSettings, Part, Port, RoleSettings, is_public, matching
 from groundwork import certificates, takeover
 from groundwork.takeover import BEFORE, Found, Met, asked, refused, told
-from groundwork.topology import Flow, Here
+from groundwork.topology import Flow, Here, Opening
 from operations import apt, files, mongodb as database, service, sysctl, takeover as before, wait
 from operations.repository import repository
 
@@ -159,7 +159,7 @@ class Settings(RoleSettings):
     relative to the repository. By default those that the clients' systems trust."""
     tls_name: Domain | None = None
     """Host name that clients connect to, which the certificate has and their DNS knows. By default they connect
-    to addresses, which the certificate must then have."""
+    to addresses, which the certificate must then have: public_address, where it is set, for who is let in as a network."""
 
     certificate_file: ClassVar[str] = "/etc/mongodb/tls.pem"
     authority_file: ClassVar[str] = "/etc/mongodb/authority.pem"
@@ -213,6 +213,9 @@ class Settings(RoleSettings):
         tls = [self.tls_certificate, self.tls_key] if self.tls == "provided" else []
         return [Secret("mongodb/admin"), *(Secret(f"mongodb/{user.name}") for user in self.present), *tls]
 
+    def given_secrets(self) -> list[Secret]:
+        return [self.tls_certificate, self.tls_key]
+
     def secret_errors(self, here: Here, secret: Callable[[str], str]) -> Iterable[str]:
         if self.tls != "provided":
             return
@@ -224,9 +227,13 @@ class Settings(RoleSettings):
         """What those who have a flow to it connect to; the host's own programs do so by loopback."""
         if self.tls_name:
             return [self.tls_name]
-        sources = {flow.source for flow in self.flows()}
+        opening = self._opening(here)
+        sources = {flow.source for flow in self.flows()} | set(opening.sources if opening else ())
         clients = [other for other in here.topology.hosts.values() if other is not here and sources & set(other.roles)]
-        addresses = [*(client.address_of(here) for client in clients), *here.binds(self.port)]
+        addresses = [client.address_of(here) for client in clients]
+        if sources - set(here.topology.roles):
+            # Behind a NAT, such as EC2's, whoever is not of the inventory knows the public one only.
+            addresses.append(here.settings(HostSettings).public_address or here.private_address)
         return [address for address in dict.fromkeys(addresses) if address]
 
     def flows(self) -> list[Flow]:
@@ -331,9 +338,12 @@ class Settings(RoleSettings):
         if self.version and not self.version.startswith(f"{self.series_for(here)}."):
             yield f"mongodb_version: {self.version} is not of the series {self.series_for(here)}"
 
+    def _opening(self, here: Here) -> Opening | None:
+        return next((item for item in here.openings() if (item.role, item.port) == (self.role, self.port)), None)
+
     def _flow_errors(self, here: Here) -> Iterable[str]:
         """Who is let in from networks that are not private."""
-        opening = next((item for item in here.openings() if (item.role, item.port) == (self.role, self.port)), None)
+        opening = self._opening(here)
         for source, networks in (opening.sources if opening else {}).items():
             if networks is None:
                 yield (

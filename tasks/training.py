@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+import zoneinfo
 from collections import Counter
+from functools import cache
 from typing import Annotated, Iterable
 
 from pydantic import AfterValidator, Field
@@ -28,7 +33,28 @@ def _no_report(value: str) -> str:
     return value
 
 
+_CALENDAR = (
+    r"(minute|hour|dai|week|month|quarter|(semi-?|bi-?)?annual|year)ly( .+)?|"
+    r"((mon|tue|wed|thu|fri|sat|sun)[a-z,.]* ?)?[-0-9*/,.~:T@ ]*( ?UTC| [a-z]+/[a-z/_+-]+)?"
+)
+"""Roughly, where nobody knows better."""
+
+
+@cache
+def _calendar(value: str) -> str:
+    if shutil.which("systemd-analyze"):
+        # Without the tz database it knows no zone.
+        text = value if zoneinfo.available_timezones() else re.sub(" [A-Za-z]+/[A-Za-z/_+-]+$", "", value)
+        known = subprocess.run(["systemd-analyze", "calendar", "--", text], capture_output=True).returncode == 0
+    else:
+        known = re.fullmatch(_CALENDAR, value, re.IGNORECASE) is not None
+    if not known:
+        raise ValueError('must be a time as systemd.time(7) has it ("*-*-* 02:30", "Mon 02:30", "daily"): `systemd-analyze calendar` reads it')
+    return value
+
+
 Line = Annotated[str, matching(r"[^\0\r\n]+", "a text without line breaks")]
+Calendar = Annotated[Line, AfterValidator(_calendar)]
 JobName = Annotated[ModelName, AfterValidator(_no_report)]
 
 
@@ -39,9 +65,10 @@ class Job(Part):
     """Its name, and its unit's."""
     command: list[Line] = Field(min_length=1)
     """A program and its arguments; the environment's bin comes first in PATH: ["python", "-m", "forecast.train"]."""
-    schedule: Line | None = None
-    """When it starts by itself, as systemd.time(7) has it: "*-*-* 02:30" (OnCalendar; UTC). What was missed
-    while the host was off is made up for. None: when somebody starts it."""
+    schedule: Calendar | None = None
+    """When it starts by itself, as systemd.time(7) has it: "*-*-* 02:30" (OnCalendar), by the host's clock
+    (base_timezone), or with a zone: "*-*-* 02:30 UTC". What was missed while the host was off is made up for. None:
+    when somebody starts it."""
     model: ModelName | None = None
     """The model whose versions it makes, from what it writes into MODEL_DIRECTORY; None for a job that makes none."""
     report: list[Line] | None = None
@@ -70,7 +97,7 @@ class Settings(MongoDBSettings):
     memory_minimum = 256
 
     jobs: list[Job] = []
-    """The jobs. One that is taken out of the list loses its timer; what runs of it ends by itself."""
+    """The jobs. One that is taken out of the list loses its timer, and what reports; what runs of it ends by itself."""
     keep_versions: int = Field(default=5, ge=2)
     """Versions of each model that are kept, the current one among them."""
 
@@ -111,6 +138,9 @@ class Settings(MongoDBSettings):
             *([File(f"{unit}.timer", template="training/job.timer.j2", variables=words)] if job.schedule else []),
             *([File(f"{unit}-report.service", template="training/report.service.j2", variables=words)] if job.report else []),
         ]
+
+    def further_units(self) -> list[str]:
+        return [f"{job.unit}.timer" for job in self.jobs if job.schedule]
 
     def services(self) -> list[service.Service]:
         """Jobs are left alone, timers run, and what reports goes on where it is."""

@@ -1,9 +1,8 @@
 // Has mongod take the certificate that is on disk, without a restart. `wanted`, connect.js and kept.js
 // stand before this on standard input. Prints {rotated: true} or {problem}.
 //
-// The administrator may make roles, and has none that lets it do this: it has one for as long as it takes.
-
-const ROLE = 'groundworkCertificates';
+// The administrator may make roles, and has none that lets it do this: it has one for as long as it takes. Where this is
+// cut off, content.js takes it away.
 
 function administrator() {
   const passwords = [wanted.password, ...kept().map(right => right.password)];
@@ -20,16 +19,16 @@ function administrator() {
 function run() {
   try {
     const admin = administrator();
-    if (!admin.getRole(ROLE)) {
+    if (!admin.getRole(CERTIFICATES_ROLE)) {
       const privileges = [{resource: {cluster: true}, actions: ['rotateCertificates']}];
-      admin.createRole({role: ROLE, privileges, roles: []});
+      admin.createRole({role: CERTIFICATES_ROLE, privileges, roles: []});
     }
     try {
-      admin.grantRolesToUser('admin', [ROLE]);
+      admin.grantRolesToUser('admin', [CERTIFICATES_ROLE]);
       const done = administrator().runCommand({rotateCertificates: 1});
       if (!done.ok) throw new Error(done.errmsg);
     } finally {
-      admin.dropRole(ROLE);
+      admin.dropRole(CERTIFICATES_ROLE);
     }
   } catch (error) {
     return {problem: error.message};

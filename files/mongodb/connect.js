@@ -8,3 +8,6 @@ function mongodb_uri(user, password, source) {
   return `mongodb://${part(user)}:${part(password)}@127.0.0.1:${wanted.port}/?authSource=${part(source)}` +
     `&serverSelectionTimeoutMS=5000&directConnection=true${tls}`;
 }
+
+// certificate.js gives it to the administrator for a moment.
+const CERTIFICATES_ROLE = 'groundworkCertificates';

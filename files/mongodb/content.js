@@ -33,6 +33,13 @@ function administrator(changes) {
   return login;
 }
 
+// What a run that was cut off while it brought a certificate has left. What a role is granted to loses it with the role.
+function remove_certificates_role(admin, changes) {
+  if (!admin.getRole(CERTIFICATES_ROLE)) return;
+  changes.push(`administrator admin: role ${CERTIFICATES_ROLE} taken away, which a run that was cut off had left`);
+  if (wanted.apply) admin.dropRole(CERTIFICATES_ROLE);
+}
+
 function compare_user(admin, all, user, changes, notes) {
   const database = admin.getDB(user.database);
   const roles = user.roles.map(role => ({role, db: user.database}));
@@ -105,6 +112,7 @@ function run() {
     const admin = administrator(changes);
     if (admin.refused) return {problem: 'refused'};
     if (admin.error) return {problem: admin.error.message};
+    remove_certificates_role(admin.connection.getDB('admin'), changes);
     const all = admin.connection.getDB('admin').runCommand({usersInfo: {forAllDBs: true}}).users;
     wanted.users.forEach(user => compare_user(admin.connection, all, user, changes, notes));
     for (const item of wanted.collections) {

@@ -216,7 +216,10 @@ def _fixture(role: str):
         host = hosts[request.param]
         if host.here.machine is None:
             fact = Machine()
-            done = host.run(fact.command())
+            try:
+                done = host.run(fact.command())
+            except RuntimeError as error:  # testinfra's, of an ssh that does not get there
+                pytest.exit(unasked(host.here, error.args[0].stderr), returncode=1)
             if done.returncode:
                 pytest.exit(unasked(host.here, done.stderr), returncode=1)
             host.here.machine = fact.process(done.stdout.splitlines())

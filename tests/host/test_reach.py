@@ -49,8 +49,10 @@ def test_every_port_not_in_a_flow_is_closed(base, outside):
     if not base.is_lab:
         pytest.skip("scans all 65535 ports: only on lab hosts")
     address = base.here.private_address
-    scanned = set(json.loads(outside.run(SCAN, address, "1.5", "[]")))
-    assert scanned == _open_to(base.here, outside.address)
+    scanned, opened = set(json.loads(outside.run(SCAN, address, "1.5", "[]"))), _open_to(base.here, outside.address)
+    # 65535 knocks at once are many for a busy machine: those that should be answered are made once more.
+    scanned |= set(json.loads(outside.run(SCAN, address, "5", json.dumps(sorted(opened)))))
+    assert scanned == opened
 
 
 def test_what_listens_and_is_not_in_a_flow_is_closed(base, outside):

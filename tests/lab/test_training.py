@@ -216,3 +216,25 @@ def test_a_deploy_leaves_a_job_that_runs_alone(box):
     assert box.show("training-slow", "Result") == "success"
     again = box.pyinfra("-y", "--json", box.inventory, "tasks.training.training")
     assert changed(json.loads(again.stdout)) == []
+
+
+def test_a_job_that_is_taken_out_while_it_runs_ends_by_itself(box):
+    """It publishes its version, and then its unit goes."""
+    lasting = {"name": "lasting", "model": "lasting", "schedule": "daily",
+               "command": ["sh", "-c", "until test -e ~/enough; do sleep 0.2; done; echo 1 >$MODEL_DIRECTORY/model"]}  # fmt: skip
+    box.written(FORECAST, lasting)
+    box.pyinfra("-y", box.inventory, "tasks.training.training")
+    box.root("systemctl start --no-block training-lasting")
+    process = box.show("training-lasting", "MainPID")
+    box.written(FORECAST)
+    done = box.pyinfra("-y", box.inventory, "tasks.training.training")
+    assert "training-lasting.service: is declared no more, and runs" in done.stderr
+    assert "lasting" not in box.root("systemctl list-timers --all")
+    assert process not in ("", "0") and box.show("training-lasting", "MainPID") == process
+    again = box.pyinfra("-y", "--json", box.inventory, "tasks.training.training")
+    assert changed(json.loads(again.stdout)) == [] and box.show("training-lasting", "MainPID") == process
+    box.root("touch /var/lib/training/enough")
+    box.until("[ $(systemctl show -P SubState training-lasting) = dead ]")
+    assert box.show("training-lasting", "Result") == "success" and box.current("lasting")
+    done = box.pyinfra("-y", box.inventory, "tasks.training.training")
+    assert "training-lasting.service: removed" in done.stderr and "lasting" not in box.root("ls /etc/systemd/system")

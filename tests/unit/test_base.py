@@ -293,7 +293,7 @@ def test_nft_takes_the_rules(tmp_path):
     if os.geteuid():
         pytest.skip("nft -c asks the kernel, which wants root")
     everything = _cluster(
-        base_ssh_sources=["10.0.0.0/8", "10.1.0.0/16", "2001:db8::/48", "0.0.0.0/0"],
+        base_ssh_sources=["10.0.0.0/8", "10.1.0.0/16", "2001:db8::/48", "0.0.0.0/1"],
         flows=[
             {"source": "internet", "role": "docker", "port": 9090},
             {"source": "app", "role": "docker", "port": 9091},

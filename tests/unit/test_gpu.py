@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import configparser
+import inspect
 import json
+import os
 import re
 import subprocess
 from dataclasses import replace
@@ -26,6 +28,7 @@ from groundwork.topology import SettingsError
 from operations import gpu, reboot
 from operations.gpu import Wanted, explained, flavour, out_of_range, reason
 from tasks import app, docker
+from tasks import gpu as task
 from tasks.gpu import CARDS, KEYS, RELEASES, Settings
 from tests.unit.conftest import SYSTEMS, machine
 
@@ -356,6 +359,18 @@ def test_the_drivers_parts():
     )
 
 
+@pytest.mark.parametrize("old, stale", [("initrd.img-6.1.0-28-amd64", True), ("initrd.img-6.1.0-28-amd64.bak", False), ("initrd.img-5.10.0-8-amd64.old-dkms", False)])
+def test_of_initramfs_only_those_of_kernels_count(tmp_path, old, stale):
+    """update-initramfs makes no leftover anew: each run would do it, and say that it changed the host."""
+    for name in ("vmlinuz-6.1.0-28-amd64", "initrd.img-6.1.0-28-amd64", "blacklist", old):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (2e9, 2e9) if name == "initrd.img-6.1.0-28-amd64" else (1e9, 1e9))
+    os.utime(tmp_path / old, (5e8, 5e8))
+    command = Driver().command(str(tmp_path / "blacklist")).replace("/boot/", f"{tmp_path}/").replace("find /boot ", f"find {tmp_path} ")
+    said = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert Driver().process(said.stdout.splitlines()).stale_initramfs == stale
+
+
 def test_what_apt_could_install():
     # `apt-cache policy`, of bookworm's apt.
     lines = [
@@ -399,6 +414,24 @@ def test_why_a_driver_does_not_work():
     assert reason(none) == "the kernel has no nvidia module loaded"
     assert reason(DriverState(nouveau=True)).startswith("nouveau")
     assert "finds no card" in explained(Cards(), agree)
+
+
+def test_limits_are_looked_at_before_they_are_on_disk(make, monkeypatch):
+    """Or the next boot would set what was refused."""
+    done = []
+
+    def recorded(name: str) -> None:
+        module, operation = name.split(".")
+        monkeypatch.setattr(getattr(task, module), operation, lambda **given: done.append((name, given)))
+
+    for name in ("files.table", "driver.driver", "driver.effective", "driver.works", "driver.limits", "service.services"):
+        recorded(name)
+    monkeypatch.setattr(task, "_source", lambda *_: None)
+    here = make(gpu_power_limit=250)
+    inspect.unwrap(task.gpu)(here.settings(Settings), here)
+    limits = next(n for n, (name, _) in enumerate(done) if name == "driver.limits")
+    written = next(n for n, (name, given) in enumerate(done) if task.UNIT in given.get("rows", ()))
+    assert limits < written
 
 
 def test_limits_that_a_card_can_not_have():

@@ -104,6 +104,13 @@ def test_what_is_refused_with_a_sentence(data, said):
     assert said in "\n".join(settings.errors(here))
 
 
+@pytest.mark.parametrize("source", ["0.0.0.0/0", "::/0"])
+def test_a_network_that_is_everybody_is_refused_as_the_internet_is(source):
+    settings, here = on(flows=[{"source": source, "role": "inference", "port": 8100}])
+    with pytest.raises(SettingsError, match="is everybody"):
+        list(settings.errors(here))
+
+
 @pytest.mark.parametrize(("model", "said"), [("laod", "did you mean 'load'?"), ("load", ""), ("brought-by-hand", "")])
 def test_a_model_that_is_nearly_one_that_is_made_is_a_slip(model, said):
     job = {"name": "forecast", "command": ["python"], "model": "load"}

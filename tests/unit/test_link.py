@@ -176,6 +176,10 @@ def test_two_of_which_none_is_dialed_find_no_way():
     )
     [error] = [error for error in errors(topology) if error.startswith("site:")]
     assert error.endswith("one of the two needs link_endpoint")
+    topology.hosts["data1"].data["public_address"] = "203.0.113.7"
+    topology.hosts["data1"]._settings.clear()
+    [error] = [error for error in errors(topology) if error.startswith("public_address:")]
+    assert "one of the two needs link_endpoint" in error
 
 
 def test_a_cache_of_another_site_may_be_out_of_reach():

@@ -132,3 +132,13 @@ def test_a_lost_lock_ends_the_run_and_is_told_once(monkeypatch, is_dead, why):
     lock._Ends.operation_host_error(None, host, "hash", 0, 0)
     lock._watch(host, line)
     assert len(said) == 1 and why in said[0] and "Run it again" in said[0] and line.has_hung_up
+
+
+def test_a_lock_that_another_took_during_the_reboot_is_told_as_such(monkeypatch):
+    run = Run(monkeypatch, {"one": [holder()] * 99})
+    one, two = run.hosts
+    monkeypatch.setattr(lock, "_wanted", {item.name: item for item in run.hosts})
+    message = lock.again(one)
+    assert "up again" in message and "anna@laptop" in message and "before the reboot is done" in message
+    assert "Nothing was changed" not in message
+    assert lock.again(two) is None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+
 import pytest
 import yaml
 
@@ -10,6 +14,7 @@ from groundwork.rows import Absent, File
 from groundwork.secrets import KEPT
 from groundwork.templates import render
 from groundwork.topology import SettingsError
+from operations import mongodb as operation
 from tasks.app import Settings as Application
 from tasks.mongodb import Settings
 from tests.certificates import Authority
@@ -213,6 +218,18 @@ def test_a_certificate_that_fits_is_taken(tls):
     assert _told(tls(mongodb_tls_name="db.example.org")["data"], *AUTHORITY.issue("*.example.org")) == []
 
 
+def test_a_certificate_is_for_the_addresses_that_clients_connect_to(tls, make_here):
+    def names(here) -> list[str]:
+        return here.settings(Settings).tls_names(here)
+
+    flows, public = [{"source": "203.0.113.8", "role": "mongodb", "port": 27017}], {"public_address": "198.51.100.7"}
+    # Behind EC2's NAT who is let in as a network knows the public address only, and the application the private one.
+    assert names(tls(flows=flows, **public)["data"]) == ["10.0.0.1", "198.51.100.7"]
+    assert names(tls(flows=flows)["data"]) == names(tls(**public)["data"]) == ["10.0.0.1"]
+    assert names(make_here(["mongodb"], mongodb_tls="provided", flows=flows, **public)) == ["198.51.100.7"]
+    assert names(tls(mongodb_tls_name="db.example.org", flows=flows, **public)["data"]) == ["db.example.org"]
+
+
 @pytest.mark.parametrize(
     "pair, said",
     [
@@ -229,10 +246,57 @@ def test_a_certificate_that_does_not_is_told_before_a_host_is_touched(tls, pair,
     assert error.startswith(said) and "BEGIN" not in error
 
 
-@pytest.mark.parametrize("source, refused", [("203.0.113.0/24", True), ("0.0.0.0/0", True), ("2001:db8::/32", True), ("10.3.0.0/16", False), ("fd00::/8", False)])
+@pytest.mark.parametrize("source", ["internet", "0.0.0.0/0", "::/0"])
+def test_everybody_is_never_let_in(tls, make_here, source):
+    flows = [{"source": source, "role": "mongodb", "port": 27017}]
+    for here in (make_here(["mongodb"], flows=flows), tls(flows=flows)["data"]):
+        if source == "internet":
+            [error] = here.settings(Settings).errors(here)
+            assert error.startswith('flows: "internet" to mongodb is refused')
+        else:
+            with pytest.raises(SettingsError, match="is everybody"):
+                list(here.settings(Settings).errors(here))
+
+
+@pytest.mark.parametrize("source, refused", [("203.0.113.0/24", True), ("2001:db8::/32", True), ("10.3.0.0/16", False), ("fd00::/8", False)])
 def test_public_networks_come_in_with_tls_only(tls, make_here, source, refused):
     flows = [{"source": source, "role": "mongodb", "port": 27017}]
     here = make_here(["mongodb"], flows=flows)
     assert ['mongodb_tls = "provided"' in error for error in here.settings(Settings).errors(here)] == [True] * refused
     here = tls(flows=flows)["data"]
     assert list(here.settings(Settings).errors(here)) == []
+
+
+# What the administrator has no business to keep
+
+CUT_OFF = """
+const dropped = [];
+let roles = ROLES;
+const database = {
+  getRole: name => roles.includes(name) ? {role: name} : null,
+  dropRole: name => { dropped.push(name); roles = roles.filter(other => other !== name); },
+  runCommand: () => ({users: []}),
+};
+globalThis.Mongo = function () { this.getDB = () => database; };
+globalThis.print = text => console.log(JSON.stringify({...JSON.parse(text), dropped}));
+"""
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="there is no node here")
+@pytest.mark.parametrize("role, apply, changed, dropped", [(True, True, True, True), (True, False, True, False), (False, True, False, False)])
+def test_a_role_that_was_left_by_a_run_that_was_cut_off_is_taken_away(tmp_path, role, apply, changed, dropped):
+    """content.js itself, against a MongoDB that knows this much."""
+    name = "groundworkCertificates"
+    wanted = {"port": 27017, "tls": True, "password": "x", "kept": str(tmp_path / "kept"), "users": [], "collections": [], "apply": apply}
+    (tmp_path / "script.js").write_text(
+        CUT_OFF.replace("ROLES", json.dumps([name] if role else [])) + operation.script(["connect.js", "kept.js", "content.js"], wanted)
+    )
+    said = json.loads(subprocess.run(["node", tmp_path / "script.js"], capture_output=True, text=True, check=True).stdout)
+    assert [name in change for change in said["changes"]] == [True] * changed
+    assert said["dropped"] == [name] * dropped
+
+
+def test_a_certificate_is_not_a_random_value():
+    topology = make_topology({"one": (["mongodb"], {"mongodb_tls": "provided"})})
+    assert "mongodb/tls_key" in topology.secret_names()
+    assert topology.random_secrets() == ["mongodb/admin"]

@@ -319,6 +319,34 @@ def test_units_are_told_in_words():
     ]  # fmt: skip
 
 
+def test_status_looks_at_what_the_roles_run_by_their_settings(monkeypatch):
+    jobs = [{"name": "a", "command": ["true"], "schedule": "daily"}, {"name": "b", "command": ["true"]}]
+    groups = ["gpu", "training"]
+    asked = []
+
+    def ask(here, command):
+        asked.append(command)
+        units = command.split("; ")[0].split(" Result ")[1].split()
+        blocks = [f"Id={unit}\nLoadState=loaded\nActiveState={'inactive' if unit in off else 'active'}\nSubState=x\n" for unit in units]
+        return "\n".join(blocks) + "\n---\n"
+
+    def told(**data) -> dict[str, bool]:
+        lines = []
+        well = services.status(make_topology({"box": (groups, {"training_jobs": jobs, **data})}), lines.append)
+        return {"well": well, **{line.split()[1]: "inactive" not in line for line in lines}}
+
+    monkeypatch.setattr(services, "ask", ask)
+    off = {"ssh.socket"}
+    always = {"well", "groundwork-firewall.service", "fail2ban.service", "training-a.timer"}
+    cards = {"nvidia-persistenced.service", "groundwork-gpu.service"}
+    found = told()
+    assert always | cards <= set(found) and all(found.values()) and "training-b.timer" not in found
+    assert not cards & set(told(gpu_card=False))
+    for unit in (always | cards) - {"well"}:
+        off = {unit}
+        assert [name for name, well in told().items() if not well] == ["well", unit]
+
+
 def test_only_jobs_that_are_declared_are_started():
     jobs = [{"name": "forecast", "command": ["true"]}]
     here = make_topology({"box": (["training"], {"training_jobs": jobs})}).hosts["box"]

@@ -285,7 +285,7 @@ def test_missing_tells_all_at_once(identity, monkeypatch):
 def test_missing_says_what_to_type(identity):
     names = ["app/dsn", "redis/app", "redis/admin"]
     command = "      python -m groundwork.secrets --inventory inventories/prod.py"
-    add = [f"{command} add --generate redis/admin redis/app    # random values", f"{command} add app/dsn    # asks for the value"]
+    add = [f"{command} add --generate redis/admin redis/app    # random values", f"{command} add app/dsn    # asks for the value; of a file: … <FILE"]
     (message,) = prod().missing(names, random=["redis/app", "redis/admin", "mongodb/admin"])
     assert message.splitlines()[1:] == [f"{command} init", *add]
     write_store(identity, "a/a: x")

@@ -7,17 +7,23 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import operations.report
+from facts.units import Unit, UnitFiles, Units
 from groundwork.preflight import render_errors
 from groundwork.rows import File
 from groundwork.secrets import Secret
 from groundwork.templates import ROOT, render
 from groundwork.topology import SettingsError
+from operations import service
 from operations.service import Service
+from tasks import training
 from tasks.training import Settings
 from tests.unit.conftest import SYSTEMS, make_topology
 
@@ -181,6 +187,53 @@ def test_jobs_that_are_refused(job):
         on(training_jobs=[job])
 
 
+SCHEDULES = ["*-*-* 02:30", "Mon 02:30", "Mon..Fri 10:00:30 Europe/Berlin", "daily", "weekly UTC", "Sat,Sun *-*-1..7 18:00", "*:0/15"]
+
+
+@pytest.mark.parametrize("systemd", ["/usr/bin/systemd-analyze", None])
+def test_a_schedule_that_systemd_does_not_know_is_told_before_a_host_is_touched(monkeypatch, systemd):
+    """With a systemd on the controller, and without, as on macOS."""
+    if systemd and not shutil.which("systemd-analyze"):
+        pytest.skip("there is no systemd here")
+    monkeypatch.setattr(training.shutil, "which", lambda name: systemd)
+    training._calendar.cache_clear()
+    for schedule in SCHEDULES:
+        on(training_jobs=[{**FORECAST, "schedule": schedule}])
+    for schedule in ("every day", "at 02:30", "2 o'clock", "Mon bananas"):
+        with pytest.raises(SettingsError, match=r"training_jobs\[0\]\['schedule'\] = .*: must be a time as systemd.time"):
+            on(training_jobs=[{**FORECAST, "schedule": schedule}])
+    training._calendar.cache_clear()
+
+
+# What is declared no more
+
+
+@pytest.fixture
+def left(monkeypatch):
+    """`left({unit: (is-enabled's word, state)}, declared)`: what `only` does on a host with these units."""
+
+    def run(units: dict[str, tuple[str, str]], *declared: str) -> list[str]:
+        answers = {UnitFiles: sorted(units), Units: {name: Unit(True, active, enabled) for name, (enabled, active) in units.items()}}
+        fake = SimpleNamespace(get_fact=lambda fact, **_: answers[fact], log=lambda text: None)
+        monkeypatch.setattr(service, "host", fake)
+        monkeypatch.setattr(operations.report, "host", fake)
+        return [str(command) for command in service.only._inner("training-*", declared)]
+
+    return run
+
+
+def test_a_job_that_is_taken_out_while_it_runs_is_not_killed(left):
+    units = {"training-a.service": ("static", "activating"), "training-a.timer": ("enabled", "active"), "training-a-report.service": ("enabled", "inactive")}
+    commands = left(units)
+    assert not [command for command in commands if "training-a.service" in command]
+    for name in ("training-a.timer", "training-a-report.service"):
+        assert f"systemctl disable --quiet --now {name}" in commands and f"rm -f /etc/systemd/system/{name}" in commands
+    # The same later: nothing to change while it runs, and its unit goes after that.
+    assert left({"training-a.service": ("static", "activating")}) == []
+    assert left({"training-a.service": ("static", "inactive")}) == ["rm -f /etc/systemd/system/training-a.service", "systemctl daemon-reload"]
+    assert left({"training-a.service": ("static", "inactive")}, "training-a.service") == []
+
+
 # The script
 
 
@@ -335,6 +388,33 @@ def test_each_version_is_reported_once_and_again_after_a_failure(runs):
     assert runs(tell, report=True).returncode == 0
     assert runs(tell, report=True).returncode == 0
     assert told.read_text().split() == runs.versions[::-1]
+
+
+def test_a_version_that_is_published_while_another_is_reported_is_reported_too(runs):
+    assert runs(WRITES, "0").returncode == 0
+    told = runs.release / "told"
+    published = runs.model / "20990101T000000Z"
+    assert runs(f"mkdir -p {published}; basename $MODEL_DIRECTORY >>{told}", report=True).returncode == 0
+    assert told.read_text().split() == runs.versions and published.name in runs.versions
+
+
+def _kills_after_a_second(runs) -> None:
+    """`timeout`, with less patience than the half minute of the script."""
+    program = runs.release / ".venv/bin/timeout"
+    program.write_text('#!/bin/sh\nshift\nexec /usr/bin/timeout --kill-after=1 "$@"\n')
+    program.chmod(0o755)
+
+
+def test_a_job_that_does_not_heed_its_timeout_is_not_tried_again(runs):
+    _kills_after_a_second(runs)
+    deaf = "trap '' TERM; for n in $(seq 30); do sleep 1; done"
+    done = runs(deaf, TRAINING_RETRIES="3", TRAINING_TIMEOUT="1")
+    assert done.returncode == 124 and "failed: it ran for more than 1 s (try 1)" in done.stderr
+
+
+def test_a_job_that_another_killed_is_tried_again(runs):
+    done = runs("kill -KILL $$", TRAINING_RETRIES="1")
+    assert done.returncode == 137 and "failed: status 137 (try 2)" in done.stderr
 
 
 def test_the_script_is_the_one_that_is_deployed():
