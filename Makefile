@@ -17,8 +17,9 @@ test: venv  ## Unit tests, and each scenario on one suite
 	@$(PYTHON) -m pytest -q tests/unit tests/host
 	@$(PYTHON) -m pytest -q $(SCENARIOS)
 
-test-all: test  ## test, and each scenario on the second suite; the plain connector comes with a later issue
+test-all: test  ## test, and each scenario on the second suite, and with pyinfra's plain connector
 	@GROUNDWORK_LAB_SUITE=trixie $(PYTHON) -m pytest -q $(SCENARIOS)
+	@GROUNDWORK_LAB_CONNECTOR=ssh $(PYTHON) -m pytest -q $(SCENARIOS)
 
 docs: venv  ## docs/settings.md, from the settings themselves
 	@$(PYTHON) -m groundwork.reference > docs/settings.md

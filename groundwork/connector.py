@@ -84,6 +84,8 @@ class Connector(ssh.SSHConnector):
         self.answers = Answers()
         self.asked: dict[str, list[Question]] = {}
         self.memory: Memory | None = None
+        self.alone: set[Question] = set()
+        """What was not answered well beside others; it may be slow, too."""
         self.position = 0
         self.appetite: int | None = None
         """How many questions the next script asks; None for all."""
@@ -210,15 +212,17 @@ class Connector(ssh.SSHConnector):
     def _ask_together(self, question: Question) -> bool:
         """Ask a question with those that are still to come; False where it is better asked by itself."""
         remembered = self._remembered()
-        if question in self.answers.asked or (self.answers.asked and question not in remembered):
+        done = self.answers.asked | self.alone
+        if question in done or (self.answers.asked and question not in remembered):
             return False
-        coming = [item for item in dict.fromkeys([question, *remembered[self.position :]]) if item not in self.answers.asked]
+        coming = [item for item in dict.fromkeys([question, *remembered[self.position :]]) if item not in done]
         batch = coming[: self.appetite]
         if len(batch) < 2:
             return False
         self.appetite = self.appetite and 4 * self.appetite
         self.answers.asked.update(batch)
         self.answers.given.update(self._ask([asked for item in batch if (asked := Asked.now(item))]))
+        self.alone.update(item for item in batch if item not in self.answers.given)
         return question in self.answers.given
 
     def _ask(self, batch: list[Asked]) -> dict[Question, tuple[Asked, list[str]]]:
