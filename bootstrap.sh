@@ -24,4 +24,5 @@ export UV_SYSTEM_CERTS=1 UV_NATIVE_TLS=1
 echo "==> environment in $venv, from requirements.txt"
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 "$venv/bin/python" -m pip install -q --disable-pip-version-check "$uv"
-"$venv/bin/uv" pip install -q --python "$venv/bin/python" -r requirements.txt
+# Compiled now, and not in each run: pyinfra's command line has Python keep no compiled module.
+"$venv/bin/uv" pip install -q --compile-bytecode --python "$venv/bin/python" -r requirements.txt

@@ -4,7 +4,11 @@ import sys
 
 from pyinfra import config
 
-from groundwork import command_line, connections
+# pyinfra's command line has Python keep no compiled module, and each run would compile all of ours again. (This
+# file, the inventory and deploy.py are read by pyinfra itself, and not kept in any case.)
+sys.dont_write_bytecode = False
+
+from groundwork import command_line, connections  # noqa: E402
 
 config.REQUIRE_PYINFRA_VERSION = "==3.10.0"
 config.SUDO = True
