@@ -8,13 +8,14 @@ from pyinfra import config
 # file, the inventory and deploy.py are read by pyinfra itself, and not kept in any case.)
 sys.dont_write_bytecode = False
 
-from groundwork import command_line, connections  # noqa: E402
+from groundwork import command_line, connections, pyinfra_costs  # noqa: E402
 
 config.REQUIRE_PYINFRA_VERSION = "==3.10.0"
 config.SUDO = True
 # One host that fails stops the run: --fail-percent N is the way to go on without it.
 config.FAIL_PERCENT = 0
 
+pyinfra_costs.set_up()
 # First: pyinfra remembers the ssh_config that it has read.
 connections.set_up()
 command_line.check(sys.argv[1:])
