@@ -9,7 +9,7 @@ from pyinfra.api.state import MAX_PARALLEL
 # file, the inventory and deploy.py are read by pyinfra itself, and not kept in any case.)
 sys.dont_write_bytecode = False
 
-from groundwork import command_line, connections, pyinfra_costs  # noqa: E402
+from groundwork import command_line, connections, connector, pyinfra_costs  # noqa: E402
 
 config.REQUIRE_PYINFRA_VERSION = "==3.10.0"
 config.SUDO = True
@@ -22,4 +22,5 @@ config.PARALLEL = MAX_PARALLEL
 pyinfra_costs.set_up()
 # First: pyinfra remembers the ssh_config that it has read.
 connections.set_up()
+connector.set_up()
 command_line.check(sys.argv[1:])
