@@ -102,9 +102,8 @@ Size = Annotated[str, matching(r"[1-9][0-9]*[KMG]", "a size such as 100M (K, M o
 class Part(BaseModel):
     """A nested value of a setting, written as a dict in group data: a user, a collection."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, arbitrary_types_allowed=True
-    )
+    # (The docstrings of fields are read by groundwork.reference: with use_attribute_docstrings each run would.)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
 class KeyedSettings(Part):
