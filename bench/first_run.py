@@ -122,7 +122,7 @@ def groundwork() -> tuple[float, int]:
     took = time.monotonic() - begin
     if done.returncode:
         sys.exit(done.stderr)
-    return took, sum(item["success"] for item in json.loads(done.stdout)["results"]["operations"])
+    return took, sum(bool(item["success"]) for item in json.loads(done.stdout)["results"]["operations"])
 
 
 def main() -> None:
