@@ -29,6 +29,9 @@ MONGOSH = (
 
 _CONTENT = ["connect.js", "kept.js", "content.js"]
 
+_EMPTY = "groundwork mongodb is empty"
+"""In a host's connector_data: this run has made the administrator, and there is nothing else in MongoDB."""
+
 
 class Started(FactBase):
     """Whether a data directory has been used: "yes", "no", or "half" where its first start was cut off."""
@@ -61,6 +64,8 @@ def administrator(data_directory: str, kept: str):
         shlex.quote(data_directory),
         _stdin=script(["kept.js", "administrator.js"], {"password": secret_value("mongodb/admin"), "kept": kept}),
     )
+    if state.is_executing:
+        host.connector_data[_EMPTY] = True
 
 
 @operation()
@@ -86,6 +91,14 @@ def content(
         "collections": list(collections),
         "apply": False,
     }
+    if state.is_executing and host.connector_data.pop(_EMPTY, False):
+        # mongosh takes a second or more to start: it is not asked about what can't be there.
+        names = [f"user {user['name']}" for user in users if user["state"] == "present"]
+        names += [f"collection {item['database']}.{item['name']}" for item in collections]
+        if names:
+            report(f"MongoDB: new: {', '.join(names)}")
+            yield _applied(wanted)
+        return
     good, output = host.run_shell_command(
         StringCommand(f"command -v mongosh >/dev/null || exit 0; {MONGOSH}"),
         _sudo=True,
@@ -103,12 +116,16 @@ def content(
     for change in found["changes"]:
         report(f"MongoDB: {change}")
     if found["changes"]:
-        yield StringCommand(
-            # Whatever else it prints, or nothing at all, is a failure.
-            f"answer=$({MONGOSH} | tail -n 1); case $answer in '{{\"changes\"'*) ;; "
-            '*) echo "mongosh: ${answer:-ended without an answer}" >&2; exit 1;; esac',
-            _stdin=script(_CONTENT, {**wanted, "apply": True}),
-        )
+        yield _applied(wanted)
+
+
+def _applied(wanted: Mapping[str, Any]) -> StringCommand:
+    return StringCommand(
+        # Whatever else it prints, or nothing at all, is a failure.
+        f"answer=$({MONGOSH} | tail -n 1); case $answer in '{{\"changes\"'*) ;; "
+        '*) echo "mongosh: ${answer:-ended without an answer}" >&2; exit 1;; esac',
+        _stdin=script(_CONTENT, {**wanted, "apply": True}),
+    )
 
 
 @operation()
