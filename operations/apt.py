@@ -67,7 +67,7 @@ _REPAIR = (
 @operation()
 def packages(
     present: Iterable[str] | Mapping[str, str | None],
-    held: bool = False,
+    held: bool | Iterable[str] = False,
     upgrade_once: bool = False,
     recommends: bool = True,
     setting: str = "a package's version",
@@ -80,13 +80,13 @@ def packages(
     Args:
         present: names, or name -> version (None for any; 535.309.01-* for any that begins so). A version that
             differs is installed.
-        held: keep apt from upgrading them (`apt-mark hold`).
+        held: keep apt from upgrading them (`apt-mark hold`), or those of them that are named.
         upgrade_once: upgrade everything first, once in a host's life.
         recommends: install what the packages recommend, too.
         setting: what names the versions, for the message when one does not exist.
     """
     wanted = dict(present) if isinstance(present, Mapping) else dict.fromkeys(present)
-    yield from install(wanted, known(wanted), wanted if held else (), upgrade_once, recommends, setting)
+    yield from install(wanted, known(wanted), wanted if held is True else held or (), upgrade_once, recommends, setting)
 
 
 def known(packages: Iterable[str]) -> AptState:

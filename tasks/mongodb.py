@@ -33,6 +33,8 @@ FINGERPRINTS = {
 """Of the vendor's release signing keys."""
 
 PACKAGES = ("mongodb-org", "mongodb-org-database", "mongodb-org-server", "mongodb-mongosh")
+PYMONGO = "python3-pymongo"
+"""The distribution's: by it Groundwork asks for users and collections. mongosh is for people."""
 SYSCTLS = {
     "vm.swappiness": 1,
     # Two memory maps a connection, 64000 connections.
@@ -421,8 +423,8 @@ def mongodb(settings: Settings, here: Here) -> None:
     repository(name="Repository", repository="mongodb-org", **settings.repository_for(here))
     apt.packages(
         name="Packages",
-        present={name: settings.version if name.startswith("mongodb-org") else None for name in PACKAGES},
-        held=True,
+        present={name: settings.version if name.startswith("mongodb-org") else None for name in (*PACKAGES, PYMONGO)},
+        held=PACKAGES,
         setting="mongodb_version",
     )
     before.mongodb(name="Data that was here before", found=here.found)
