@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Iterable, Mapping
 
@@ -26,6 +26,15 @@ class Unit:
     newest: float = 0.0
     """Latest change (ctime) of what the unit reads: a package's files keep an old mtime."""
     newest_path: str = ""
+    changes: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """Path that it reads -> latest change of that or of what is in it, and where; "" has the unit's own files."""
+
+    def reading(self, paths: Iterable[str]) -> Unit:
+        """The same unit by its own files and some of what it reads."""
+        if not self.changes:
+            return self
+        newest, path = max(self.changes.get(path, (0.0, "")) for path in ("", *paths))
+        return replace(self, newest=newest, newest_path=path)
 
     @property
     def running(self) -> bool:
@@ -83,9 +92,13 @@ class Units(FactBase):
             # A unit may be asked for by another of its names.
             shown = next((block for block in blocks if unit in block.get("Names", "").split()), {})
             found[unit] = _unit(shown, stamps.get(f"{STAMPS}/{unit}", 0.0))
-            sources = {*paths, _drop_ins(unit), shown.get("FragmentPath", ""), *shown.get("DropInPaths", "").split()}
-            newest = max((item for source in sources for item in changed.get(source, ())), default=(0.0, ""))
-            found[unit].newest, found[unit].newest_path = newest
+            own = (_drop_ins(unit), shown.get("FragmentPath", ""), *shown.get("DropInPaths", "").split())
+            sources = {"": own, **{path: (path,) for path in paths}}
+            found[unit].changes = {
+                name: max((item for path in among for item in changed.get(path, ())), default=(0.0, ""))
+                for name, among in sources.items()
+            }
+            found[unit] = found[unit].reading(paths)
         return found
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from groundwork.cuda import Build
     from groundwork.rows import Row
     from groundwork.topology import Flow, Here
+    from operations.service import Service
 
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 
@@ -153,6 +154,14 @@ class RoleSettings(KeyedSettings):
     def files(self, here: Here) -> list[Row]:
         """Files, directories and links that the role owns on this host."""
         return []
+
+    def services(self, here: Here) -> list[Service]:
+        """Units that the role keeps running on this host, in the order in which they are started."""
+        return []
+
+    def reads(self, here: Here) -> dict[str, list[str]]:
+        """What the role asks of units: each with the paths that it reads."""
+        return {item.unit: list(item.reads) for item in self.services(here)}
 
     def flows(self) -> list[Flow]:
         """Who may reach the role's ports, besides the host itself."""

@@ -13,8 +13,9 @@ from pyinfra.api import StringCommand, operation
 from pyinfra.api.operation import OperationMeta
 
 from facts.answers import SECONDS
-from facts.units import STAMPS, Unit, Units
+from facts.units import STAMPS
 from groundwork.context import secret_value
+from operations import declared
 from operations.ask import ask
 from operations.report import report, stop
 
@@ -75,7 +76,7 @@ def access(
     if not state.is_executing and any(meta.will_change for meta in after):
         yield "true"  # a prediction: the file will be newer than what the server has read
         return
-    found = (host.get_fact(Units, reads={unit: [acl]}) or {}).get(unit) or Unit()
+    found = declared.units({unit: [acl]})[unit]
     if found.running and found.stale:
         yield _load(port, unit, acl, kept)
     if state.is_executing:

@@ -395,6 +395,12 @@ class Settings(RoleSettings):
             File("/etc/logrotate.d/groundwork-mongodb", template="mongodb/logrotate.j2"),
         ]
 
+    def services(self, here: Here) -> list[service.Service]:
+        return [
+            service.Service("groundwork-huge-pages.service", running=not (here.machine and here.machine.container)),
+            service.Service("mongod.service", reads=("/etc/mongod.conf", "/usr/bin/mongod")),
+        ]
+
     def kept(self) -> list[Row]:
         """The administrator's password, once it is seen to work."""
         return [
@@ -433,12 +439,9 @@ def mongodb(settings: Settings, here: Here) -> None:
     database.administrator(
         name="Administrator", data_directory=settings.data_directory, kept=KEPT_PASSWORD
     )
-    kernel = service.Service(
-        "groundwork-huge-pages.service", running=not (here.machine and here.machine.container)
-    )
     service.services(
         name="Service",
-        services=[kernel, service.Service("mongod.service", reads=("/etc/mongod.conf", "/usr/bin/mongod"))],
+        services=settings.services(here),
         after=[configured],
     )
     wait.port(name="Ready", port=settings.port, unit="mongod.service", seconds=120, log=LOG)
