@@ -15,6 +15,7 @@ from tasks.inference import inference
 from tasks.link import link
 from tasks.mongodb import mongodb
 from tasks.nginx import nginx
+from tasks.packages import packages
 from tasks.redis import redis
 from tasks.training import training
 
@@ -22,6 +23,7 @@ preflight()
 lock()
 
 stage("host")
+packages()
 base()
 link()
 gpu()

@@ -6,7 +6,7 @@ its variables from the topology and from its settings.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Iterable, Literal
+from typing import Annotated, Any, ClassVar, Iterable, Literal
 
 from pydantic import Field
 from pyinfra.api.operation import OperationMeta
@@ -91,6 +91,9 @@ class ProgramSettings(RoleSettings):
     redis_database: int = Field(default=0, ge=0)
     """REDIS_DB."""
 
+    def installs(self, here: Here) -> dict[str, str | None]:
+        return dict.fromkeys(["curl", *uv.PACKAGES, *self.packages])
+
     # What is deployed
 
     @property
@@ -125,17 +128,19 @@ class ProgramSettings(RoleSettings):
     def _source(self) -> Tree:
         return tree(self.source or "", self.revision)
 
+    def python_environment(self) -> dict[str, Any]:
+        return {
+            "path": f"{self.root}/environments",
+            "requirements": self.lock(),
+            "python": self.python,
+            "build": self.build,
+            "link": False,
+            "torch_backend": self.torch_backend(),
+        }
+
     def bring(self) -> list[OperationMeta]:
         """The operations that bring environment and release to a host, and make them current."""
-        environment = uv.environment(
-            name="Environment",
-            path=f"{self.root}/environments",
-            requirements=self.lock(),
-            python=self.python,
-            build=self.build,
-            link=False,
-            torch_backend=self.torch_backend(),
-        )
+        environment = uv.environment(name="Environment", **self.python_environment())
         released = release(name="Release", tree=self.tree(), path=self.root, keep=self.keep_releases)
         return [environment, released]
 

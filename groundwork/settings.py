@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Callable, ClassVar, Iterable, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Callable, ClassVar, Iterable, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -132,6 +132,8 @@ class RoleSettings(KeyedSettings):
     """A path that is there once the role has been on a host, and that nobody else makes."""
     random_secrets: ClassVar[bool] = False
     """Its secrets are passwords that nobody else gives out: a random value does, but for `given_secrets`."""
+    holds: ClassVar[tuple[str, ...]] = ()
+    """Those of its packages that are upgraded by plan only: `apt-mark hold`."""
     units: ClassVar[tuple[str, ...]] = ()
     """Units that may hold the role's ports."""
 
@@ -150,6 +152,21 @@ class RoleSettings(KeyedSettings):
     def given_secrets(self) -> list[Secret]:
         """Secrets that somebody gives out, such as a certificate."""
         return []
+
+    def repositories(self, here: Here) -> dict[str, dict[str, Any]]:
+        """Vendors' repositories that its packages come from: name -> arguments for operations.repository."""
+        return {}
+
+    def installs(self, here: Here) -> dict[str, str | None]:
+        """Packages that the role needs: name -> version, which the setting `<role>_version` names; None for any.
+
+        What packages only recommend is not installed: a role names what it wants of that, too.
+        """
+        return {}
+
+    def python_environment(self) -> dict[str, Any]:
+        """Arguments for operations.uv.environment; empty where the role has none."""
+        return {}
 
     def files(self, here: Here) -> list[Row]:
         """Files, directories and links that the role owns on this host."""

@@ -216,6 +216,8 @@ class Here:
         self.machine: Machine | None = None
         self.found: Found | None = None
         """What was on the host before; None where all of its roles were, too."""
+        self.equipped = False
+        """This run has installed what all of its roles need (tasks/packages.py)."""
         self._settings: dict[type[KeyedSettings], KeyedSettings] = {}
 
     @cached_property

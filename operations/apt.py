@@ -67,26 +67,24 @@ _REPAIR = (
 @operation()
 def packages(
     present: Iterable[str] | Mapping[str, str | None],
-    held: bool | Iterable[str] = False,
+    held: Iterable[str] = (),
     upgrade_once: bool = False,
-    recommends: bool = True,
     setting: str = "a package's version",
 ):
     """Install what is missing, in one apt transaction, with no service started by it.
 
     Waits for another apt first, and finishes a dpkg that was interrupted. A package's own
-    configuration files are kept where they were changed.
+    configuration files are kept where they were changed. What packages recommend is not installed.
 
     Args:
         present: names, or name -> version (None for any; 535.309.01-* for any that begins so). A version that
             differs is installed.
-        held: keep apt from upgrading them (`apt-mark hold`), or those of them that are named.
+        held: names of those that apt shall not upgrade (`apt-mark hold`).
         upgrade_once: upgrade everything first, once in a host's life.
-        recommends: install what the packages recommend, too.
         setting: what names the versions, for the message when one does not exist.
     """
     wanted = dict(present) if isinstance(present, Mapping) else dict.fromkeys(present)
-    yield from install(wanted, known(wanted), wanted if held is True else held or (), upgrade_once, recommends, setting)
+    yield from install(wanted, known(wanted), held, upgrade_once, setting)
 
 
 def known(packages: Iterable[str]) -> AptState:
@@ -100,7 +98,6 @@ def install(
     now: AptState,
     held: Iterable[str] = (),
     upgrade_once: bool = False,
-    recommends: bool = True,
     setting: str = "a package's version",
     together: bool = False,
 ):
@@ -126,8 +123,7 @@ def install(
     if missing:
         report(f"installing {', '.join(missing)}")
         arguments = " ".join(shlex.quote(_argument(name, wanted[name])) for name in missing)
-        only = "" if recommends else "--no-install-recommends "
-        yield f"{WAIT_FOR_LOCKS} || exit 1; {_GUARDED}{_APT} {only}--allow-change-held-packages install {arguments}"
+        yield f"{WAIT_FOR_LOCKS} || exit 1; {_GUARDED}{_APT} --no-install-recommends --allow-change-held-packages install {arguments}"
     if unheld := [name for name in held if name not in now.held or name in missing]:
         report(f"holding {', '.join(unheld)}")
         yield f"apt-mark hold {' '.join(unheld)} >/dev/null"

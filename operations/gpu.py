@@ -108,7 +108,7 @@ def driver(wanted: Wanted):
             yield stop(_not_available(wanted, now.kernel, lacking))
             return
     held = wanted.held(packages, now.images)
-    yield from list(apt.install(packages, found, held=held, recommends=False, setting="gpu_version", together=True))
+    yield from list(apt.install(packages, found, held=held, setting="gpu_version", together=True))
 
 
 def _not_available(wanted: Wanted, kernel: str, lacking: list[str]) -> str:

@@ -16,16 +16,16 @@ from pyinfra.api import FactBase, StringCommand, operation
 from facts.certificate import Served
 from groundwork import certificates
 from groundwork.context import secret_value
+from groundwork.questions import SecretQuestion, ask
 from groundwork.secrets import Secret, variable
 from groundwork.templates import ROOT
-from operations.ask import ask
 from operations.report import report, stop
 
 _SCRIPTS = ROOT / "files" / "mongodb"
 PYTHON = "/usr/bin/python3 -I -S -"
 """Runs the script on standard input, with nothing that anybody but the distribution has installed."""
 
-CONTENT_SECONDS = 60
+CONTENT_SECONDS = 15
 """After which who asks for the content gives up; a login takes a hundredth of a second."""
 
 PRIVATE_SOCKET = "/run/groundwork-mongodb-administrator/mongod.sock"
@@ -68,33 +68,30 @@ def administrator(data_directory: str, kept: str):
     )
 
 
-class Content:
-    """The question whether users, collections and indexes are as they shall be, and the command that makes them so.
+class Content(SecretQuestion):
+    """Whether users, collections and indexes are as they shall be; each user is logged in by it. It has the arguments of `content`."""
 
-    It has the arguments of `content`. The question changes nothing; each user is logged in by it.
-    """
-
-    def __init__(
-        self, port: int, tls: bool, kept: str, users: Iterable[Mapping[str, Any]], collections: Iterable[Mapping[str, Any]]
-    ) -> None:
-        self.given = {"port": port, "tls": tls, "kept": kept, "collections": list(collections), "role": CERTIFICATES_ROLE}
-        self.users = list(users)
-
-    def command(self) -> str:
-        """What asks; it ends well and says nothing where there is no Python."""
+    @staticmethod
+    def command(**_: Any) -> str:
+        """It ends well and says nothing where there is no Python."""
         return f"command -v {PYTHON.split()[0]} >/dev/null || exit 0; timeout {CONTENT_SECONDS} {PYTHON}"
 
-    def apply_command(self) -> str:
-        """What changes. Whatever else it prints, or nothing at all, is a failure."""
-        return (
-            f"answer=$({PYTHON} | tail -n 1); case $answer in '{{\"changes\"'*) ;; "
-            '*) echo "MongoDB: ${answer:-the script ended without an answer}" >&2; exit 1;; esac'
-        )
+    @staticmethod
+    def stdin(users: list[dict[str, Any]], **given: Any) -> str:
+        return _content(users, **given, apply=False)
 
-    def stdin(self, apply: bool = False) -> str:
-        """What either reads. It holds the passwords."""
-        users = [_with_password(user) for user in self.users]
-        return script("content", {**self.given, "password": secret_value("mongodb/admin"), "users": users, "apply": apply})
+
+def _content(users: Iterable[Mapping[str, Any]], **given: Any) -> str:
+    """content.py with all that it has to know, passwords too."""
+    users = [_with_password(user) for user in users]
+    return script("content", {**given, "role": CERTIFICATES_ROLE, "password": secret_value("mongodb/admin"), "users": users})
+
+
+# Whatever else it prints, or nothing at all, is a failure.
+_APPLY = (
+    f"answer=$({PYTHON} | tail -n 1); case $answer in '{{\"changes\"'*) ;; "
+    '*) echo "MongoDB: ${answer:-the script ended without an answer}" >&2; exit 1;; esac'
+)
 
 
 @operation()
@@ -111,8 +108,8 @@ def content(
         users: dicts with name, database, roles, state.
         collections: dicts with database, name, timeseries, indexes.
     """
-    wanted = Content(port, tls, kept, users, collections)
-    good, output = ask(wanted.command(), wanted.stdin())
+    wanted = {"port": port, "tls": tls, "kept": kept, "users": list(users), "collections": list(collections)}
+    good, output = ask(host, Content, **wanted)
     found = answer(output.stdout_lines) if good else {"problem": output.stderr or output.stdout}
     if "problem" in found:
         if state.is_executing:
@@ -125,7 +122,7 @@ def content(
     for change in found["changes"]:
         report(f"MongoDB: {change}")
     if found["changes"]:
-        yield StringCommand(wanted.apply_command(), _stdin=wanted.stdin(apply=True))
+        yield StringCommand(_APPLY, _stdin=_content(**wanted, apply=True))
 
 
 @operation()

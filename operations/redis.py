@@ -6,7 +6,7 @@ Passwords go to redis-cli on its standard input: none is in a command line or an
 from __future__ import annotations
 
 import shlex
-from typing import Iterable
+from typing import Any, Iterable
 
 from pyinfra import host, state
 from pyinfra.api import StringCommand, operation
@@ -15,8 +15,8 @@ from pyinfra.api.operation import OperationMeta
 from facts.answers import SECONDS
 from facts.units import STAMPS
 from groundwork.context import secret_value
+from groundwork.questions import SecretQuestion, ask
 from operations import declared
-from operations.ask import ask
 from operations.report import report, stop
 
 # Which login the running server takes: the one on standard input, or one of those that the host keeps.
@@ -86,7 +86,9 @@ def access(
 def _load(port: int, unit: str, acl: str, kept: str) -> StringCommand:
     """The command that makes the server read its ACL file, by the way in that there is."""
     wanted = _auth("admin")
-    good, output = ask(WAY_IN.format(port=port, kept=kept), wanted)
+    good, output = host.run_shell_command(
+        StringCommand(WAY_IN.format(port=port, kept=kept)), _sudo=True, _stdin=wanted
+    )
     way = output.stdout_lines[-1] if output.stdout_lines else output.stderr
     if not good:
         return StringCommand(stop(f"Redis does not take a login: {way}"))
@@ -101,35 +103,28 @@ def _load(port: int, unit: str, acl: str, kept: str) -> StringCommand:
     return StringCommand("\n".join(["set -e", *steps, _STAMP.format(stamps=STAMPS, unit=unit)]), _stdin=wanted)
 
 
-class Logins:
-    """The question whether users can log in at this moment, on one connection."""
+class Logins(SecretQuestion):
+    """Whether users can log in at this moment, on one connection."""
 
-    def __init__(self, port: int, users: Iterable[str]) -> None:
-        self.port, self.users = port, list(users)
+    @staticmethod
+    def command(port: int, **_: Any) -> str:
+        return f"timeout {SECONDS} redis-cli -p {port} 2>&1; true"
 
-    def command(self) -> str:
-        return f"timeout {SECONDS} redis-cli -p {self.port} 2>&1; true"
-
-    def stdin(self) -> str:
-        return "\n".join(f"{_auth(user)}\nPING" for user in self.users)
-
-    @property
-    def wanted(self) -> list[str]:
-        """The lines of the answer when they all can."""
-        return ["OK", "PONG"] * len(self.users)
+    @staticmethod
+    def stdin(users: list[str], **_: Any) -> str:
+        return "\n".join(f"{_auth(user)}\nPING" for user in users)
 
 
 def _logged_in(port: int, unit: str, users: list[str], seconds: int):
     """See each user log in, and wait for it where they can't yet; a change of nothing."""
-    logins = Logins(port, users)
-    good, output = ask(logins.command(), logins.stdin())
-    if good and output.stdout_lines == logins.wanted:
+    good, output = ask(host, Logins, port=port, users=users)
+    if good and output.stdout_lines == ["OK", "PONG"] * len(users):
         return
-    wanted = shlex.quote(" ".join([*logins.wanted, ""]))
+    wanted = shlex.quote("OK PONG " * len(users))
     good, output = host.run_shell_command(
         StringCommand(_LOG_IN.format(port=port, unit=unit, seconds=seconds, wanted=wanted)),
         _sudo=True,
-        _stdin=logins.stdin(),
+        _stdin=Logins.stdin(users=users),
     )
     if not good:
         said = " ".join(output.output_lines[-3:])

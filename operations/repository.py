@@ -8,7 +8,7 @@ import hashlib
 import re
 import shlex
 from pathlib import Path
-from typing import Iterable
+from typing import Any, Iterable, Mapping
 
 from pyinfra import host
 from pyinfra.api import operation
@@ -16,6 +16,8 @@ from pyinfra.api import operation
 from facts.files import Content, Paths
 from facts.packages import Source, Sources
 from groundwork.rows import Absent, Directory, File
+from groundwork.takeover import Found
+from operations import takeover
 from operations.files import table
 from operations.report import report, stop
 
@@ -67,6 +69,20 @@ def repository(
     else:
         yield from _fetched(key, wanted, keyring, path, text)
     yield from table._inner(rows=rows, settings=None)
+
+
+@operation()
+def repositories(wanted: Mapping[str, Mapping[str, Mapping[str, Any]]], found: Found | None):
+    """Add the repositories of roles, in the place of the sources that somebody had for their vendors.
+
+    Args:
+        wanted: role -> repository's name -> arguments of `repository`.
+        found: what was on the host; None where the roles were before.
+    """
+    for role, theirs in wanted.items():
+        yield from takeover.sources._inner(found=found, role=role)
+        for name, arguments in theirs.items():
+            yield from repository._inner(repository=name, **arguments)
 
 
 @operation()

@@ -55,9 +55,13 @@ def services(services: Iterable[Service], after: Iterable[OperationMeta] = ()):
     if not state.is_executing and any(meta.will_change for meta in after):
         yield "true"  # a prediction: the files will change, so the units will be stale
         return
-    if any(_needs_reload(item, found.get(item.unit) or Unit()) for item in services):
+    units = [(item, found.get(item.unit) or Unit()) for item in services]
+    # By itself each of these would have systemd read all units again.
+    enabling = [command for item, unit in units for command in _enabled(item, unit)]
+    yield from enabling
+    if enabling or any(_needs_reload(item, unit) for item, unit in units):
         yield "systemctl daemon-reload"
-    yield from [command for item in services for command in _agree(item, found.get(item.unit) or Unit())]
+    yield from [command for item, unit in units for command in _running(item, unit)]
 
 
 def _needs_reload(item: Service, unit: Unit) -> bool:
@@ -67,18 +71,24 @@ def _needs_reload(item: Service, unit: Unit) -> bool:
     return bool(starts or unit.needs_daemon_reload or not unit.loaded)
 
 
-def _agree(item: Service, unit: Unit):
+def _enabled(item: Service, unit: Unit):
+    name = shlex.quote(item.unit)
+    if item.batch:
+        return
+    if item.enabled and unit.enabled not in ("enabled", "enabled-runtime", "static", "indirect", "alias"):
+        report(f"{item.unit}: enabled")
+        yield f"systemctl enable --quiet --no-reload {name}"
+    if item.enabled is False and unit.enabled == "enabled":
+        report(f"{item.unit}: disabled")
+        yield f"systemctl disable --quiet --no-reload {name}"
+
+
+def _running(item: Service, unit: Unit):
     name = shlex.quote(item.unit)
     if item.batch:
         if unit.running:
             report(f"{item.unit}: runs, and is left alone; its next start takes what is new")
         return
-    if item.enabled and unit.enabled not in ("enabled", "enabled-runtime", "static", "indirect", "alias"):
-        report(f"{item.unit}: enabled")
-        yield f"systemctl enable --quiet {name}"
-    if item.enabled is False and unit.enabled == "enabled":
-        report(f"{item.unit}: disabled")
-        yield f"systemctl disable --quiet {name}"
     if item.running is False:
         if unit.running:
             report(f"{item.unit}: stopped")

@@ -9,6 +9,7 @@ from pyinfra import host
 from pyinfra.api import StringCommand, operation
 from pyinfra.api.exceptions import PyinfraError
 
+from facts.files import Paths
 from groundwork.context import current, secret_value
 from groundwork.settings import HostSettings
 from groundwork.takeover import BEFORE, Found
@@ -87,10 +88,10 @@ def sources(found: Found | None, role: str):
         found: what was there; None where the role was before.
         role: whose vendor.
     """
-    for path in found.sources.get(role, []) if found is not None else []:
+    paths = found.sources.get(role, []) if found is not None else []
+    for path in (host.get_fact(Paths, paths=paths) or {}) if paths else ():
         report(f"{path}: kept as {path}{BEFORE}")
-        quoted = shlex.quote(path)
-        yield f"[ ! -e {quoted} ] || mv -fT -- {quoted} {shlex.quote(path + BEFORE)}"
+        yield f"mv -fT -- {shlex.quote(path)} {shlex.quote(path + BEFORE)}"
 
 
 @operation()

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Iterable
+from typing import Any, Iterable, Mapping
 
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
@@ -84,6 +84,39 @@ def environment(
     if old := _old(now, wanted):
         report(f"{path}: removing {', '.join(old)}")
         yield remove(path, old)
+
+
+@operation()
+def begin(environments: Iterable[Mapping[str, Any]]):
+    """Begin environments that are not there, while the host is busy with other things; nobody waits for them here.
+
+    `environment` does, by the lock that a build holds, and makes anew what did not come to its end. One is built after
+    the other, behind whatever else the host does. Those that may need packages that are still to be installed are
+    left to `environment`: with build scripts, or for a Python that is not there.
+
+    Args:
+        environments: arguments of `environment`, of each.
+    """
+    for arguments in environments:
+        lock, python, torch = lock_text(arguments["requirements"]), arguments.get("python"), arguments.get("torch_backend")
+        interpreter, path = python or "/usr/bin/python3", arguments["path"]
+        now = host.get_fact(Environments, path=path, uv=UV, python=interpreter) or EnvironmentsState()
+        wanted = name(lock, python, torch)
+        if arguments.get("build") or not now.python or wanted in now.complete:
+            continue
+        yield from _uv(now)
+        report(f"{path}/{wanted}: begun")
+        yield _detached(_build(f"{path}/{wanted}", lock, interpreter, False, torch))
+
+
+def _detached(build: StringCommand) -> StringCommand:
+    """The command goes on by itself; what is on its standard input stays out of command lines and files."""
+    alone = f"nice -n 10 flock {os.path.dirname(CACHE)}/begin.lock sh -c {shlex.quote(build.get_raw_value())}"
+    return StringCommand(
+        f"set -e; mkdir -p $(dirname {CACHE}); given=$(cat; echo .); "
+        f'{{ printf %s "${{given%.}}" | setsid {alone}; }} </dev/null >/dev/null 2>&1 &',
+        _stdin=build.connector_arguments["_stdin"],
+    )
 
 
 def name(lock: str, python: str | None = None, torch_backend: str | None = None) -> str:

@@ -104,7 +104,7 @@ def _until(check: Callable[..., str], what: str, unit: str, seconds: int, log: s
     loop = (
         f"end=$(($(date +%s) + {seconds})); most=$(({restarts} + 2)); until {{ {ask}; }} >/dev/null 2>&1; do "
         f"if [ $(date +%s) -ge $end ] || [ {restarts} -gt $most ] || systemctl is-failed --quiet {unit}; then "
-        f"{ask}; exit 1; fi; sleep 0.3; done"
+        f"{ask}; exit 1; fi; sleep 0.1; done"
     )
     good, output = host.run_shell_command(StringCommand(loop), _sudo=True)
     if not good:

@@ -12,7 +12,8 @@ from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
 from groundwork.settings import Port, bracketed
 from groundwork.topology import Flow, Here
-from operations import accounts, apt, files, service, uv, wait
+from operations import accounts, files, service, uv, wait
+from tasks.packages import install
 
 CONFIGURATION = "/etc/app"
 SOCKET = "/run/app/app.sock"
@@ -132,7 +133,7 @@ class Settings(ServerSettings, MongoDBSettings):
 @role(Settings, "Application")
 def app(settings: Settings, here: Here) -> None:
     # install
-    apt.packages(name="Packages", present=[*uv.PACKAGES, "curl", *settings.packages])
+    install(settings, here)
     accounts.users(name="User", users=[accounts.User("app", home="/var/lib/app", system=True)])
 
     # configure

@@ -25,7 +25,8 @@ from groundwork.rows import Absent, Directory, File, Link, Row
 from groundwork.settings import Address, Domain, Network, Part, Port, RoleSettings, Size, UserName, is_address, matching
 from groundwork.takeover import Found, Met, asked, refused, told
 from groundwork.topology import INTERNET, LINK_INTERFACE, Flow, Here, Machine, Opening
-from operations import accounts, apt, files, firewall, host, service, sshd, swap, sysctl, takeover, unconfirmed, wait
+from operations import accounts, files, firewall, host, service, sshd, swap, sysctl, takeover, unconfirmed
+from tasks.packages import install
 
 
 SWAP_BELOW = 2048
@@ -306,6 +307,9 @@ class Settings(RoleSettings):
     def reads(self, here: Here) -> dict[str, list[str]]:
         return {**super().reads(here), **sshd.READS}
 
+    def installs(self, here: Here) -> dict[str, str | None]:
+        return dict.fromkeys(PACKAGES)
+
     def files(self, here: Here) -> list[Row]:
         return [*self.configuration(here), *self.ways_in(here), *self.sudo()]
 
@@ -574,11 +578,7 @@ def _own_public_key(ssh_key: str) -> str:
 @role(Settings, "Base")
 def base(settings: Settings, here: Here) -> None:
     """Packages, files and services; then firewall, sshd and people, on probation until a new connection confirms them."""
-    wait.first_boot(name="First boot", booting=bool(here.machine and here.machine.booting))
-    firewall.way_in(name="Way in", networks=settings.ssh_networks(here), port=settings.ssh_port)
-    apt.packages(
-        name="Packages", present=PACKAGES, recommends=False, upgrade_once=settings.first_run_upgrade
-    )
+    install(settings, here)
     host.names(
         name="Host name and /etc/hosts",
         hostname=settings.hostname_of(here),

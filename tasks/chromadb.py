@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Iterable
+from typing import Any, Iterable
 
 from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
 from groundwork.settings import Port, RoleSettings
 from groundwork.templates import ROOT
 from groundwork.topology import Flow, Here, Opening
-from operations import accounts, apt, files, service, uv, wait
+from operations import accounts, files, service, uv, wait
+from tasks.packages import install
 
 VERSION = "1.5.9"
 """Of files/chromadb/requirements.txt, the lock that is installed; clients are of the same release."""
@@ -32,7 +33,7 @@ class Settings(RoleSettings):
     """ChromaDB."""
 
     role = "chromadb"
-    mark = "/opt/chromadb/environments"
+    mark = CONFIGURATION
     units = ("chromadb.service",)
     memory_weight = 2
     memory_minimum = 192  # 115 MiB were resident when it had started, with nothing stored
@@ -80,6 +81,12 @@ class Settings(RoleSettings):
                 "name the networks of its clients"
             )
 
+    def installs(self, here: Here) -> dict[str, str | None]:
+        return dict.fromkeys(["curl", *uv.PACKAGES])
+
+    def python_environment(self) -> dict[str, Any]:
+        return {"path": ENVIRONMENTS, "requirements": LOCK}
+
     def files(self, here: Here) -> list[Row]:
         address = self.listens_on(here)
         port_free = files.ports_free(
@@ -105,8 +112,8 @@ class Settings(RoleSettings):
 @role(Settings, "ChromaDB")
 def chromadb(settings: Settings, here: Here) -> None:
     """An environment from the lock, a user, a unit; then wait for the heartbeat."""
-    apt.packages(name="Packages", present=["curl", *uv.PACKAGES])
-    uv.environment(name="Environment", path=ENVIRONMENTS, requirements=LOCK)
+    install(settings, here)
+    uv.environment(name="Environment", **settings.python_environment())
 
     accounts.users(name="User", users=[accounts.User("chromadb", home=DATA, system=True)])
     configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)

@@ -14,9 +14,8 @@ from groundwork.settings import Address, HostSettings, Network, RoleSettings, Si
 from groundwork import takeover
 from groundwork.takeover import BEFORE, Found, Met, asked, refused
 from groundwork.topology import Here
-from operations import accounts, apt, files, service, wait
-from operations import takeover as takeover_operations
-from operations.repository import repository
+from operations import accounts, files, service, wait
+from tasks.packages import install
 
 VENDOR = "https://download.docker.com/linux"
 FINGERPRINT = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
@@ -36,6 +35,12 @@ DISTRIBUTION_PACKAGES = {
     "trixie": ("docker.io", "docker-cli", "docker-buildx", "docker-compose"),
 }
 """The engine with its two plugins, where the distribution has them (bookworm has neither)."""
+RECOMMENDED = (
+    "apparmor",  # confines containers
+    "git",  # `docker build` of a repository
+    "xz-utils",  # images that are packed with it
+)
+"""What the engine recommends, and we do, too."""
 
 CONFIGURATION = "/etc/docker/daemon.json"
 STOP = "/usr/local/lib/groundwork/stop-containers"
@@ -137,6 +142,12 @@ class Settings(RoleSettings):
             return VENDOR_PACKAGES
         return DISTRIBUTION_PACKAGES[self._codename(here)]
 
+    def repositories(self, here: Here) -> dict[str, dict[str, Any]]:
+        return {"docker": self.repository_for(here)} if self.repository == "vendor" else {}
+
+    def installs(self, here: Here) -> dict[str, str | None]:
+        return dict.fromkeys(["curl", "procps", *RECOMMENDED, *self.packages(here)])
+
     def repository_for(self, here: Here) -> dict[str, Any]:
         """Arguments for operations.repository: Docker's repository for this distribution."""
         url = f"{self.repository_url}/{here.machine.distribution if here.machine else 'debian'}"
@@ -236,10 +247,7 @@ def _known_networks(here: Here) -> Iterable[tuple[str, Any]]:
 @role(Settings, "Docker")
 def docker(settings: Settings, here: Here) -> None:
     """The engine from one of two repositories, its configuration, and who may use it."""
-    if settings.repository == "vendor":
-        takeover_operations.sources(name="Sources that were here before", found=here.found, role="docker")
-        repository(name="Repository", repository="docker", **settings.repository_for(here))
-    apt.packages(name="Packages", present=["curl", "procps", *settings.packages(here)])
+    install(settings, here)
 
     configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
     accounts.members(name="Users", group="docker", users=settings.users)

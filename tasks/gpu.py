@@ -299,7 +299,7 @@ def gpu(settings: Settings, here: Here) -> None:
     packages = driver.driver(name="Driver", wanted=settings.wanted(here))
     if "docker" in here.roles:
         repository(name="Repository of the container toolkit", repository="nvidia-container-toolkit", **settings.containers_for())
-        apt.packages(name="Container toolkit", present=["nvidia-container-toolkit"], held=True)
+        apt.packages(name="Container toolkit", present=["nvidia-container-toolkit"], held=["nvidia-container-toolkit"])
     # Loaded, and seen to work, before anything is started that uses it.
     driver.effective(name="Boot", allowed=settings.reboot, seconds=settings.reboot_seconds, after=[early, packages])
     driver.works(name="Driver works")

@@ -13,7 +13,8 @@ from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
 from groundwork.settings import Port, bracketed
 from groundwork.topology import Flow, Here
-from operations import accounts, apt, files, service, uv, wait
+from operations import accounts, files, service, uv, wait
+from tasks.packages import install
 
 CONFIGURATION = "/etc/inference"
 UNIT = "inference.service"
@@ -97,7 +98,7 @@ class Settings(ServerSettings):
 @role(Settings, "Inference")
 def inference(settings: Settings, here: Here) -> None:
     # install
-    apt.packages(name="Packages", present=[*uv.PACKAGES, "curl", *settings.packages])
+    install(settings, here)
     accounts.users(name="User", users=[accounts.User("inference", home="/var/lib/inference", system=True)])
 
     # configure

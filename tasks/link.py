@@ -15,7 +15,8 @@ from groundwork.rows import Directory, File, Row
 from groundwork.secrets import Secret
 from groundwork.settings import Address, Domain, Network, Port, RoleSettings, bracketed
 from groundwork.topology import INTERNET, LINK_INTERFACE, Flow, Here
-from operations import apt, files, service, sysctl, wait
+from operations import files, service, sysctl, wait
+from tasks.packages import install
 
 CONFIGURATION = f"/etc/wireguard/{LINK_INTERFACE}.conf"
 UNIT = f"wg-quick@{LINK_INTERFACE}.service"
@@ -105,6 +106,9 @@ class Settings(RoleSettings):
     def services(self, here: Here) -> list[service.Service]:
         return [service.Service(UNIT, reads=(CONFIGURATION,), reload=True)]
 
+    def installs(self, here: Here) -> dict[str, str | None]:
+        return dict.fromkeys(["wireguard-tools", *(["wireguard-go"] if self.userspace else [])])
+
     def files(self, here: Here) -> list[Row]:
         drop_in = f"/etc/systemd/system/{UNIT}.d"
         return [
@@ -179,11 +183,7 @@ class Settings(RoleSettings):
 @role(Settings, "Private link")
 def link(settings: Settings, here: Here) -> None:
     """WireGuard's tools, keys and peers; then the link, and who has been heard on it."""
-    apt.packages(
-        name="Packages",
-        present=["wireguard-tools", *(["wireguard-go"] if settings.userspace else [])],
-        recommends=False,
-    )
+    install(settings, here)
     sysctl.settings(name="Kernel settings", role="link", values=SYSCTLS)
     configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
     service.services(

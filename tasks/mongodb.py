@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Callable, ClassVar, Iterable, Literal
+from typing import Annotated, Any, Callable, ClassVar, Iterable, Literal
 
 from pydantic import Field
 
@@ -13,8 +13,8 @@ from groundwork.settings import Address, Domain, HostSettings, Part, Port, RoleS
 from groundwork import certificates, takeover
 from groundwork.takeover import BEFORE, Found, Met, asked, refused, told
 from groundwork.topology import Flow, Here, Opening
-from operations import apt, files, mongodb as database, service, sysctl, takeover as before, wait
-from operations.repository import repository
+from operations import files, mongodb as database, service, sysctl, takeover as before, wait
+from tasks.packages import install
 
 VENDOR = "https://repo.mongodb.org/apt"
 PUBLISHED = {
@@ -125,6 +125,7 @@ class Settings(RoleSettings):
     mark = "/etc/systemd/system/mongod.service.d/groundwork.conf"
     units = ("mongod.service",)
     random_secrets = True
+    holds = PACKAGES
     memory_weight = 4
     memory_minimum = 512
 
@@ -408,6 +409,12 @@ class Settings(RoleSettings):
             Absent(f"{KEPT_PASSWORD}.new"),
         ]
 
+    def repositories(self, here: Here) -> dict[str, dict[str, Any]]:
+        return {"mongodb-org": self.repository_for(here)}
+
+    def installs(self, here: Here) -> dict[str, str | None]:
+        return {name: self.version if name.startswith("mongodb-org") else None for name in (*PACKAGES, PYMONGO)}
+
     def repository_for(self, here: Here) -> dict:
         """Arguments for operations.repository: where the series is for this distribution."""
         machine = here.machine
@@ -425,14 +432,7 @@ class Settings(RoleSettings):
 @role(Settings, "MongoDB")
 def mongodb(settings: Settings, here: Here) -> None:
     """Install from the vendor's repository, make the first administrator in private, then open up."""
-    before.sources(name="Sources that were here before", found=here.found, role="mongodb")
-    repository(name="Repository", repository="mongodb-org", **settings.repository_for(here))
-    apt.packages(
-        name="Packages",
-        present={name: settings.version if name.startswith("mongodb-org") else None for name in (*PACKAGES, PYMONGO)},
-        held=PACKAGES,
-        setting="mongodb_version",
-    )
+    install(settings, here)
     before.mongodb(name="Data that was here before", found=here.found)
     configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
     sysctl.settings(name="Kernel", role="mongodb", values=SYSCTLS)

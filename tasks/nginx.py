@@ -15,9 +15,10 @@ from groundwork.settings import Domain, Network, RoleSettings, Size, bracketed, 
 from groundwork.sources import SourceError, shown, tree
 from groundwork.takeover import BEFORE, Found, Met, asked, told
 from groundwork.topology import INTERNET, Flow, Here
-from operations import accounts, apt, files, service, wait
+from operations import accounts, files, service, wait
 from operations.certificate import from_authority, self_signed
 from operations.release import release
+from tasks.packages import install
 
 FRONTEND = "/srv/frontend"
 CERTIFICATE = "/etc/nginx/tls.pem"
@@ -168,6 +169,9 @@ class Settings(RoleSettings):
         ]
         return [service.Service("nginx.service", reads=reads, reload=True, ports=PORTS), *(renewal if self.acme else [])]
 
+    def installs(self, here: Here) -> dict[str, str | None]:
+        return dict.fromkeys(["nginx", "openssl", "logrotate", *(["certbot", "curl"] if self.acme else [])])
+
     def files(self, here: Here) -> list[Row]:
         frontend = [Directory(FRONTEND)] if self.frontend else []
         return [
@@ -270,8 +274,7 @@ class Settings(RoleSettings):
 @role(Settings, "Nginx")
 def nginx(settings: Settings, here: Here) -> None:
     # install
-    certbot = ["certbot", "curl"] if settings.acme else []
-    apt.packages(name="Packages", present=["nginx", "openssl", "logrotate", *certbot])
+    install(settings, here)
     groups = ("app",) if "app" in here.roles else ()
     web = accounts.User("www-data", home="/var/www", system=True, groups=groups)
     accounts.users(name="User", users=[web])

@@ -11,7 +11,8 @@ from groundwork.settings import Port, RoleSettings, Size, matching
 from groundwork import takeover
 from groundwork.takeover import BEFORE, Found, Met, asked, refused
 from groundwork.topology import PROGRAMS, Flow, Here
-from operations import apt, files, redis as database, service, sysctl, takeover as before
+from operations import files, redis as database, service, sysctl, takeover as before
+from tasks.packages import install
 
 UNIT = "redis-server.service"
 CONFIGURATION = "/etc/redis/redis.conf"
@@ -129,6 +130,9 @@ class Settings(RoleSettings):
                 "one that you want (noeviction where it holds what can't be made again)"
             )
 
+    def installs(self, here: Here) -> dict[str, str | None]:
+        return dict.fromkeys(["redis-server", "redis-tools"])
+
     def files(self, here: Here) -> list[Row]:
         return [
             # The package gives it to redis, which could then rewrite what we declare (CONFIG REWRITE).
@@ -183,7 +187,7 @@ class Settings(RoleSettings):
 @role(Settings, "Redis")
 def redis(settings: Settings, here: Here) -> None:
     """Install, configure, run; then see both users log in."""
-    apt.packages(name="Packages", present=["redis-server", "redis-tools"])
+    install(settings, here)
     # A rewrite of the append-only file forks: without overcommit the kernel may refuse the fork though
     # nearly all of its pages stay shared (Redis's administration manual).
     sysctl.settings(name="Kernel", role="redis", values={"vm.overcommit_memory": 1})

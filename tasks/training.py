@@ -20,7 +20,8 @@ from groundwork.rows import Directory, File, Row
 from groundwork.settings import Part, matching
 from groundwork.sources import shown
 from groundwork.topology import Here
-from operations import accounts, apt, files, service, uv
+from operations import accounts, files, service, uv
+from tasks.packages import install
 
 CONFIGURATION = "/etc/training"
 RUN = f"{files.LIB}/training-run"
@@ -168,7 +169,7 @@ class Settings(MongoDBSettings):
 @role(Settings, "Training")
 def training(settings: Settings, here: Here) -> None:
     # install
-    apt.packages(name="Packages", present=[*uv.PACKAGES, *settings.packages])
+    install(settings, here)
     accounts.users(name="User", users=[accounts.User("training", home="/var/lib/training", system=True)])
 
     # configure: what runs stays in its own release and environment

@@ -29,7 +29,7 @@ start() {
   end=$(($(date +%s) + 60))
   until [ -S $private/mongod.sock ]; do
     if [ "$(date +%s)" -ge $end ] || ! systemctl is-active --quiet $unit; then return 1; fi
-    sleep 0.2
+    sleep 0.05
   done
 }
 

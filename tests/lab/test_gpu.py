@@ -43,7 +43,7 @@ DRIVER = COMPONENTS + """
 gpu.driver(name="Driver", wanted=Wanted("debian", {branch}, open=False))
 """
 LIBRARIES = COMPONENTS + """
-apt.packages(name="Libraries", present={{"nvidia-smi": "{branch}.*"}}, held=True, recommends=False)
+apt.packages(name="Libraries", present={{"nvidia-smi": "{branch}.*"}}, held=["nvidia-smi"])
 gpu.works(name="Driver works")
 """
 

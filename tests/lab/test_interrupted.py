@@ -44,15 +44,15 @@ ADDRESS = "10.87.0.71"
 # Each run comes a little further. A condition on the host says when it is killed; what is at work there
 # at that moment goes on for a while, as it does when a laptop is closed.
 POINTS = {
-    "packages of base": "pgrep -x dpkg && [ -e /var/lib/dpkg/info/fail2ban.list ]",
+    "an environment, begun before the packages": "ls -d /opt/chromadb/environments/*/bin",
+    "packages of all roles": "pgrep -x dpkg && [ -e /usr/bin/mongod.dpkg-new -o -e /usr/bin/mongod ]",
     "an administrator, whose keys are not there yet": "getent passwd anna",
     "firewall written, not loaded": "[ -e /etc/groundwork/firewall.nft ]",
     "sshd's drop-in written, sshd not told": "[ -e /etc/ssh/sshd_config.d/00-groundwork.conf ]",
-    "packages of MongoDB": "pgrep -x dpkg && [ -e /usr/bin/mongod.dpkg-new -o -e /usr/bin/mongod ]",
     "MongoDB's administrator": "[ -S /run/groundwork-mongodb-administrator/mongod.sock ]",
     "mongod started, its users not made": "systemctl is-active mongod",
     "Redis's users written, not loaded": "[ -e /etc/redis/users.acl ]",
-    "the application's environment": "ls -d /srv/app/environments/*/bin",
+    "the application's user, before its files": "getent passwd app",
     "the application starting": "[ -L /srv/app/current ] && ! systemctl is-active app | grep -vx activating",
     "nginx's configuration": "grep -q Groundwork /etc/nginx/nginx.conf",
 }

@@ -642,8 +642,19 @@ def test_what_a_command_reads_is_there_before_it_is_allowed(tmp_path):
 def test_the_firewall_is_loaded_anew_on_probation_only(monkeypatch):
     monkeypatch.setattr(service, "report", lambda message: None)
     stale = Unit(loaded=True, active="active", enabled="enabled", started=1.0, newest=2.0, newest_path="/etc/systemd/system/x")
-    assert list(service._agree(service.Service("x.service", running=None, restart=False), stale)) == []
-    assert "restart" in list(service._agree(service.Service("x.service", running=None), stale))[0]
+    assert list(service._running(service.Service("x.service", running=None, restart=False), stale)) == []
+    assert "restart" in list(service._running(service.Service("x.service", running=None), stale))[0]
+
+
+def test_systemd_reads_its_units_once_for_all_that_are_enabled(monkeypatch):
+    units = {name: Unit(loaded=True, active="inactive", enabled="disabled") for name in ("a.service", "b.service")}
+    monkeypatch.setattr(service, "host", SimpleNamespace(get_fact=lambda fact, **_: units))
+    monkeypatch.setattr(service, "state", SimpleNamespace(is_executing=True))
+    monkeypatch.setattr(service, "report", lambda message: None)
+    commands = list(service.services._inner([service.Service(name) for name in units]))
+    assert commands.index("systemctl daemon-reload") == 2 and commands.count("systemctl daemon-reload") == 1
+    assert all(command.startswith("systemctl enable --quiet --no-reload ") for command in commands[:2])
+    assert all("systemctl restart" in command for command in commands[3:]) and len(commands) == 5
 
 
 NO_SETTINGS = ["kernel.hostnam", "net.core.somaxcon", "net.ipv4.conf.lo.forwardin", "net.ipv4.conf.*.forwardin"]

@@ -150,14 +150,14 @@ def test_the_last_words_of_a_run_name_the_hosts_and_where_they_failed(tmp_path):
     path.write_text(bad)
     said = run(path, "deploy.py", "-y").stderr.rstrip().splitlines()
     assert "No hosts remaining!" in said[-2], said[-3:]
-    assert said[-1].startswith("--> 1 of 1 hosts failed: @fake/one at Base | Packages (why is said above). Nothing more was done"), said[-1]
+    assert said[-1].startswith("--> 1 of 1 hosts failed: @fake/one at All roles | Packages (why is said above). Nothing more was done"), said[-1]
 
     two = good.replace("_host", "_two").replace("base_twoname", "base_hostname").replace("@fake/one", "@fake/two").replace("10.0.0.5", "10.0.0.6")
     path.write_text(f"{bad}\n{two}\nredis = [_host, _two]\n")
     for arguments, others in (((), "Nothing more was done on any host"), (("--fail-percent", "50"), "The other hosts are done")):
         done = run(path, "deploy.py", "-y", *arguments)
         last = done.stderr.rstrip().splitlines()[-1]
-        assert done.returncode == 1 and last.startswith("--> 1 of 2 hosts failed: @fake/one at Base | Packages "), done.stderr[-2000:]
+        assert done.returncode == 1 and last.startswith("--> 1 of 2 hosts failed: @fake/one at All roles | Packages "), done.stderr[-2000:]
         assert others in last, last
     path.write_text(good)
     assert "failed:" not in run(path, "deploy.py", "-y").stderr

@@ -336,10 +336,11 @@ def asked(tmp_path, monkeypatch):
         (tmp_path / "pymongo" / "__init__.py").write_text(f"KNOWN = {known!r}\n{PYMONGO}")
         (tmp_path / "pymongo" / "errors.py").write_text(ERRORS)
         with socket.create_server(("127.0.0.1", 0)) as server:
-            wanted = operation.Content(server.getsockname()[1], tls, str(tmp_path / "kept"), users, collections)
+            given = {"port": server.getsockname()[1], "tls": tls, "kept": str(tmp_path / "kept"), "users": users, "collections": collections}
+            read = operation._content(**given, apply=True) if apply else operation.Content.stdin(**given)
             # Without -I, which would keep what pretends away.
             ended = subprocess.run(
-                [sys.executable, "-"], input=wanted.stdin(apply), capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)}
+                [sys.executable, "-"], input=read, capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)}
             )
         assert ended.returncode == 0, ended.stderr
         return operation.answer(ended.stdout.splitlines()), done.read_text().splitlines()
@@ -427,11 +428,11 @@ def test_where_nobody_listens_it_is_said_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(operation, "secret_value", lambda name: "x")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    wanted = operation.Content(port, False, str(tmp_path / "kept"), [], [])
     (tmp_path / "pymongo").mkdir()
     (tmp_path / "pymongo" / "__init__.py").write_text("KNOWN = {}\n" + PYMONGO)
     (tmp_path / "pymongo" / "errors.py").write_text(ERRORS)
-    given = dict(input=wanted.stdin(), capture_output=True, text=True)
+    wanted = operation.Content.stdin(port=port, tls=False, kept=str(tmp_path / "kept"), users=[], collections=[])
+    given = dict(input=wanted, capture_output=True, text=True)
     done = subprocess.run([sys.executable, "-"], env={"PYTHONPATH": str(tmp_path)}, **given)
     assert "refused" in operation.answer(done.stdout.splitlines())["problem"] and done.returncode == 0
     done = subprocess.run([sys.executable, "-I", "-S", "-"], **given)

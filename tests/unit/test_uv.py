@@ -7,11 +7,15 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
+from pyinfra.api import StringCommand
 
+from facts.uv import EnvironmentsState
 from groundwork.secrets import Secret
 from operations import uv
 from tests.unit.conftest import make_topology
@@ -93,3 +97,33 @@ def test_a_mirror_of_pytorchs_index(build, mirror, tmp_path, monkeypatch, backen
         assert found == {"numpy-2.0.dist-info", "torch-2.9.0+cu128.dist-info"}
     else:
         assert "torch==2.9.0+cu128" in done.stderr
+
+
+def test_what_is_begun_goes_on_by_itself_with_what_was_on_its_input(tmp_path, monkeypatch):
+    monkeypatch.setattr(uv, "CACHE", str(tmp_path / "cache/uv"))
+    os.mkfifo(tmp_path / "go")
+    build = StringCommand(f"cat >{tmp_path}/given; read go <{tmp_path}/go; echo done >{tmp_path}/built", _stdin="index\n\nlock\n")
+    command = uv._detached(build)
+    subprocess.run(["sh", "-c", command.get_raw_value()], input=command.connector_arguments["_stdin"], text=True, check=True, timeout=10)
+    assert not (tmp_path / "built").exists()
+    (tmp_path / "go").write_text("go\n")
+    end = time.monotonic() + 10
+    while not (tmp_path / "built").exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert (tmp_path / "given").read_text() == "index\n\nlock\n"
+
+
+def test_what_may_need_packages_that_are_still_to_be_installed_is_not_begun(monkeypatch):
+    def begun(state: EnvironmentsState, **more: object) -> int:
+        monkeypatch.setattr(uv, "host", SimpleNamespace(get_fact=lambda fact, **_: state))
+        given = {"path": "/opt/x/environments", "requirements": LOCK, **more}
+        return len(list(uv.begin._inner([given])))
+
+    here = make_topology({"one": (["base"], {})}).hosts["one"]
+    monkeypatch.setattr(uv, "current", lambda: here)
+    monkeypatch.setattr(uv, "report", lambda message: None)
+    there = EnvironmentsState(uv=True, python="Python 3.11")
+    assert begun(there) == 1
+    assert begun(there, build=True) == begun(EnvironmentsState(uv=True)) == 0
+    assert begun(EnvironmentsState(uv=True, python="Python 3.11", complete={uv.name(LOCK): "Python 3.11"})) == 0

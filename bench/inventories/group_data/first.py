@@ -1,0 +1,1 @@
+../../../inventories/group_data/lab.py
