@@ -25,7 +25,7 @@ class Machine(FactBase):
         return (
             f'. /etc/os-release; echo "{self.FIRST}$ID"; echo "codename=$VERSION_CODENAME"; '
             'echo "architecture=$(dpkg --print-architecture)"; echo "cores=$(nproc)"; '
-            "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/memory=\\1/p' /proc/meminfo; "
+            'read -r name memory unit </proc/meminfo; echo "memory=$memory"; '  # MemTotal is the first line (proc(5))
             'echo "container=$(systemd-detect-virt --container)"; '
             f"for mark in {_marks()}; do [ -e $mark ] && echo mark=$mark; done; "
             "[ -d /var/lib/groundwork ] && echo known=yes; "

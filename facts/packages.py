@@ -47,11 +47,11 @@ class Apt(FactBase):
     def command(self) -> str:
         return (
             "dpkg-query -W -f='${db:Status-Want}|${Package}\\n' 2>/dev/null | sed -n 's/^hold|/H|/p'; "
-            '[ -z "$(dpkg --audit 2>/dev/null | head -n 1)" ] || echo B; '
+            '[ -z "$(dpkg --audit 2>/dev/null)" ] || echo B; '
             "lists=/var/lib/groundwork/apt-updated; "
             '[ -e $lists ] && echo "A|$(($(date +%s) - $(stat -c %Y $lists)))"; '
             '[ -e $lists ] && [ -n "$(find /etc/apt/sources.list /etc/apt/sources.list.d '
-            '/etc/apt/keyrings /etc/apt/preferences.d -newercm $lists 2>/dev/null | head -n 1)" ] && echo N; '
+            '/etc/apt/keyrings /etc/apt/preferences.d -newercm $lists -print -quit 2>/dev/null)" ] && echo N; '
             f"grep -qs groundwork {GUARD} && echo G; [ -e {UPGRADED} ] && echo P; true"
         )
 
