@@ -4,7 +4,7 @@ import sys
 
 from pyinfra import config
 
-from groundwork import command_line, connections
+from groundwork import command_line, connections, connector
 
 config.REQUIRE_PYINFRA_VERSION = "==3.10.0"
 config.SUDO = True
@@ -13,4 +13,5 @@ config.FAIL_PERCENT = 0
 
 # First: pyinfra remembers the ssh_config that it has read.
 connections.set_up()
+connector.set_up()
 command_line.check(sys.argv[1:])

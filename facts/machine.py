@@ -18,9 +18,12 @@ class Machine(FactBase):
     Gives a `groundwork.topology.Machine`, or None where the answer can't be read.
     """
 
+    FIRST = "distribution="
+    """What the answer begins with."""
+
     def command(self) -> str:
         return (
-            '. /etc/os-release; echo "distribution=$ID"; echo "codename=$VERSION_CODENAME"; '
+            f'. /etc/os-release; echo "{self.FIRST}$ID"; echo "codename=$VERSION_CODENAME"; '
             'echo "architecture=$(dpkg --print-architecture)"; echo "cores=$(nproc)"; '
             "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/memory=\\1/p' /proc/meminfo; "
             'echo "container=$(systemd-detect-virt --container)"; '

@@ -10,6 +10,7 @@ import errno
 import getpass
 import logging
 import os
+import re
 import select
 import shlex
 import socket
@@ -36,6 +37,7 @@ from pyinfra_cli import cli
 
 from facts.machine import Machine
 from groundwork import context
+from groundwork.questions import asking
 from groundwork.secrets import variable
 from groundwork.settings import ConnectionSettings, HostSettings
 from groundwork.topology import Here
@@ -306,6 +308,9 @@ class Client(client.SSHClient):
                 error.target = self._target(hostname, kwargs)
             raise error
 
+    def exec_command(self, command, *arguments, **more):
+        return super().exec_command(for_any_shell(command), *arguments, **more)
+
     def _target(self, hostname: str, given: dict) -> Target:
         # These are set only once the way is known.
         used = getattr(self, "_ssh_config", {})
@@ -318,6 +323,18 @@ class Client(client.SSHClient):
             user=used.get("username") or given.get("username") or stanza.get("user") or "",
             known_hosts=str(Path(known).expanduser()),
         )
+
+
+def for_any_shell(command: str) -> str:
+    """A command line that the login shell reads as sh does.
+
+    In single quotes fish takes a backslash for its own where another one or a quote follows (fish-doc, "Quotes");
+    in double quotes all shells agree about two of them.
+    """
+    if not re.search(r"\\['\\]", command):
+        return command
+    quoted = command.replace("'", "'\"'\"'").replace("\\", "'\"\\\\\"'")
+    return f"sh -c '{quoted}'"
 
 
 def _connect(connector: ssh.SSHConnector) -> None:
@@ -460,7 +477,7 @@ def bound(host: Host, seconds: int) -> None:
     for part, name in ((transport.packetizer, "write_all"), (transport, "open_channel")):
         setattr(part, name, _told(getattr(part, name)))
     option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux; elsewhere the kernel's own time counts
-    end = _socket(transport)
+    end = socket_below(transport)
     if option is not None and end is not None:
         end.setsockopt(socket.IPPROTO_TCP, option, seconds * 1000)
 
@@ -478,7 +495,7 @@ def _told(function):
     return told
 
 
-def _socket(transport):
+def socket_below(transport):
     """The socket below a transport: behind jump hosts, the first one's; None for a ProxyCommand."""
     end = transport.sock
     while hasattr(end, "get_transport"):
@@ -519,15 +536,25 @@ def ask_machine(host: Host, here: Here, sudo_password: str | None) -> str | None
     try:
         if sudo_password is not None:
             give_sudo_password(host, sudo_password)
-        good, output = host.run_shell_command(StringCommand(fact.command()), _sudo=True)
+        with asking(host):
+            good, output = host.run_shell_command(StringCommand(fact.command()), _sudo=True)
     except SudoPasswordWanted:
         return _sudo_error("a password is required", here)
     except PyinfraError as error:
         return f"{here.name}: {error}"
     if not good:
         return _sudo_error(" ".join(output.stderr_lines[-1:]), here)
+    if not output.stdout_lines[0].startswith(fact.FIRST):
+        return _talks(output.stdout_lines[0], here)
     here.machine = fact.process(output.stdout_lines)
     return None
+
+
+def _talks(said: str, here: Here) -> str:
+    return (
+        f"{here.name}: the login shell of {login(here)} says {said!r} before each command's answer, which no answer can be told "
+        "from: let it say that only where somebody sees it (in ~/.bashrc, ~/.zshenv or config.fish: `[ -t 1 ] && …`)"
+    )
 
 
 def _sudo_error(said: str, here: Here) -> str:

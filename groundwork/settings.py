@@ -252,6 +252,9 @@ class HostSettings(KeyedSettings):
     """Services that Groundwork does not provision: external("postgresql", host=…, port=5432)."""
     stopped: dict[str, list[Address]] = {}
     """Set by ec2.hosts(): addresses of a role's hosts that are stopped; what the firewalls open to them stays."""
+    connector: Literal["groundwork", "ssh"] = "groundwork"
+    """How the host is asked: "groundwork" asks all that a run wants to know in one round trip; "ssh" is pyinfra's
+    own connector, a round trip or more for each question (docs/connections.md)."""
     connection_seconds: int = Field(default=60, ge=10)
     """Seconds without any answer from the host after which the connection counts as lost and the run ends."""
     lock_wait: int = Field(default=0, ge=0)

@@ -331,7 +331,7 @@ class _Line:
             raise SSHException("the connection was lost")
         self.channel = transport.open_session()
         self.channel.settimeout(ANSWER_SECONDS)
-        self.channel.exec_command(command)
+        self.channel.exec_command(connections.for_any_shell(command))
         self.output = self.channel.makefile("r")
 
     def send(self, line: str) -> None:

@@ -1,0 +1,316 @@
+"""pyinfra's SSH connector, asking once.
+
+Each fact is a command of its own, and each command costs round trips. This connector remembers which questions
+the last run asked of a host, asks them all in one script as soon as the first of them comes up again, and answers
+from what came back. What makes it safe:
+
+- Only questions are kept between runs (groundwork/questions.py); every answer is of this run, and of the last minute.
+- Every answer is dropped as soon as anything is changed on any host, and when pyinfra goes on to its next stage: an
+  operation sees what was there after the one before it.
+- What was not answered well (another exit status than 0, no text, cut off) is asked again in pyinfra's own way.
+
+pyinfra does not tell a connector what is a question. It should (docs/upstream/); until then `set_up` takes the place
+of two of its functions, and of nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Iterable, Iterator
+
+from paramiko import SSHException
+from pyinfra import __version__ as PYINFRA
+from pyinfra import logger
+from pyinfra.api import BaseStateCallback, StringCommand, facts
+from pyinfra.api.host import Host
+from pyinfra.api.output import echo
+from pyinfra.api.state import State, StateStage
+from pyinfra.connectors import ssh
+from pyinfra.connectors.util import CommandOutput, OutputLine, make_unix_command_for_host
+
+from groundwork import command_line, connections
+from groundwork.questions import QUESTION_SECONDS, Asked, Memory, Question, SecretQuestion, answers, asking, script
+
+FRESH_SECONDS = 60
+"""How long an answer counts, where a run takes longer without changing anything."""
+
+SETTING = "connector"
+"""The host data that names the connector: "groundwork", or "ssh" for pyinfra's own."""
+
+EXCHANGES = "GROUNDWORK_EXCHANGES"
+"""Environment variable: a file to which each host's number of exchanges is added, for bench/ and tests."""
+
+_changes = 0
+"""How often anything was changed on any host by this process, or may have been."""
+
+
+def set_up() -> None:
+    """Use this connector for every host that is reached by SSH and does not say otherwise."""
+    if why := _unsupported():
+        logger.warning(f"hosts are asked in pyinfra's own way, which is slower: {why}")
+        return
+    Host.init = _init
+    facts._get_fact = _get_fact
+
+
+@dataclass
+class Answers:
+    """What a host has answered."""
+
+    given: dict[Question, tuple[Asked, list[str]]] = field(default_factory=dict)
+    asked: set[Question] = field(default_factory=set)
+    """All that were sent, answered well or not."""
+    at: tuple = ()
+    """Stage and number of changes when they were asked."""
+    time: float = 0.0
+    served: int = 0
+
+
+class Connector(ssh.SSHConnector):
+    """SSH, with questions asked together."""
+
+    is_question = False
+    """What is run next is a question: pyinfra does not tell."""
+
+    def __init__(self, state: State, host: Host):
+        super().__init__(state, host)
+        self.answers = Answers()
+        self.asked: dict[str, list[Question]] = {}
+        self.memory: Memory | None = None
+        self.position = 0
+        self.appetite: int | None = None
+        """How many questions the next script asks; None for all."""
+        self.exchanges = self.scripts = 0
+
+    @staticmethod
+    def make_names_data(name):
+        yield name, {"ssh_hostname": name}, []
+
+    # pyinfra's side
+
+    def connect(self) -> None:
+        super().connect()
+        transport = self.client.get_transport()
+        # Without it the kernel holds small packets back until the host has acknowledged the one before, 40 ms a time.
+        end = connections.socket_below(transport)
+        if end is not None:
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        transport.open_session = self._counted(transport.open_session)
+
+    def _counted(self, open_session):
+        def counted(*arguments, **more):
+            self.exchanges += 1
+            return open_session(*arguments, **more)
+
+        return counted
+
+    def run_shell_command(self, command, print_output=False, print_input=False, **arguments):
+        if self.is_question:
+            self.is_question = False
+            return self.run_fact_command(command, print_output, print_input, **arguments)
+        with _changing():
+            return super().run_shell_command(command, print_output, print_input, **arguments)
+
+    def put_file(self, *arguments, **more):
+        with _changing():
+            return super().put_file(*arguments, **more)
+
+    def rsync(self, *arguments, **more):
+        with _changing():
+            return super().rsync(*arguments, **more)
+
+    def run_fact_command(self, command, print_output=False, print_input=False, **arguments):
+        """Run a command that changes nothing: as docs/upstream proposes it to pyinfra."""
+        question = Question.of(command, arguments)
+        if question is not None and not print_output:
+            self._note(question)
+            if (lines := self._answer(question)) is not None:
+                if print_input:
+                    echo(f"{self.host.print_prefix}>>> {question.command}", err=True)
+                return True, CommandOutput([OutputLine("stdout", line) for line in lines])
+        return super().run_shell_command(command, print_output, print_input, **arguments)
+
+    def ask_secret(self, question: type[SecretQuestion], arguments: dict[str, Any]) -> tuple[bool, CommandOutput]:
+        """See `ask`."""
+        wanted = Question.of_secret(question, arguments)
+        self._note(wanted)
+        command, stdin = question.command(**arguments), question.stdin(**arguments)
+        if (lines := self._answer(wanted, command, stdin)) is not None:
+            return True, CommandOutput([OutputLine("stdout", line) for line in lines])
+        return super().run_shell_command(StringCommand(command), _sudo=True, _stdin=stdin)
+
+    # What is remembered
+
+    def remember(self) -> None:
+        """Write down what was asked, for the next run; what it did not come to is kept as it was."""
+        if self.memory is None:
+            return
+        for stage, asked in self.asked.items():
+            complete = self.state.current_stage == StateStage.Disconnect and self.host not in self.state.failed_hosts
+            rest = [] if complete else [item for item in self.memory.stages.get(stage, []) if item not in set(asked)]
+            self.memory.stages[stage] = asked + rest
+        if self.asked:
+            self.memory.save()
+
+    def _remembered(self) -> list[Question]:
+        if self.memory is None:
+            inventory, operations = command_line.words(sys.argv[1:])
+            address, port, user = (str(self.data[f"ssh_{name}"] or "") for name in ("hostname", "port", "user"))
+            self.memory = Memory([os.path.abspath(inventory), *operations, self.host.name, address, port, user])
+            self.memory.load()
+        stages = self.memory.stages
+        return stages.get(self._stage, stages.get("execute", []) if self._stage == "look ahead" else [])
+
+    @property
+    def _stage(self) -> str:
+        if self.state.current_stage >= StateStage.Execute:
+            return "execute"
+        return "look ahead" if self.state.should_check_for_changes() else "prepare"
+
+    def _note(self, question: Question) -> None:
+        """Note that a question came up, and where in the remembered ones we are."""
+        noted = self.asked.get(self._stage)
+        if noted is None:
+            noted, self.position, self.appetite = self.asked.setdefault(self._stage, []), 0, None
+        noted.append(question)
+        remembered = self._remembered()
+        later = remembered.index(question, self.position) if question in remembered[self.position :] else None
+        self.position = self.position if later is None else later + 1
+
+    # Answering
+
+    def _answer(self, question: Question, command: str | None = None, stdin: str | None = None) -> list[str] | None:
+        """The lines of an answer that still holds, asked for now where there is none; None where it must be asked by itself."""
+        self._drop_old()
+        if question not in self.answers.given and not self._ask_together(question):
+            return None
+        asked, lines = self.answers.given.get(question, (None, None))
+        if asked is None or (question.secret and (asked.command, asked.stdin) != (command, stdin)):
+            return None
+        self.answers.served += 1
+        return lines
+
+    def _drop_old(self) -> None:
+        now = (self._stage, _changes)
+        if self.answers.at == now and time.monotonic() - self.answers.time < FRESH_SECONDS:
+            return
+        if self.answers.at and self.answers.at[0] == self._stage:
+            # Where every operation changes something, to ask everything again after each would be waste: twice as
+            # many as the last script was good for.
+            self.appetite = max(2, 2 * self.answers.served)
+        self.answers = Answers(at=now, time=time.monotonic())
+
+    def _ask_together(self, question: Question) -> bool:
+        """Ask a question with those that are still to come; False where it is better asked by itself."""
+        remembered = self._remembered()
+        if question in self.answers.asked or (self.answers.asked and question not in remembered):
+            return False
+        coming = [item for item in dict.fromkeys([question, *remembered[self.position :]]) if item not in self.answers.asked]
+        batch = coming[: self.appetite]
+        if len(batch) < 2:
+            return False
+        self.appetite = self.appetite and 4 * self.appetite
+        self.answers.asked.update(batch)
+        self.answers.given.update(self._ask([asked for item in batch if (asked := Asked.now(item))]))
+        return question in self.answers.given
+
+    def _ask(self, batch: list[Asked]) -> dict[Question, tuple[Asked, list[str]]]:
+        groups: dict[str, list[Asked]] = {}
+        for item in batch:
+            groups.setdefault(json.dumps(item.question.around), []).append(item)
+        batch = [item for group in groups.values() for item in group]
+        mark = f"groundwork-{secrets.token_hex(16)}"
+        text = script([(self._shell(json.loads(around)), group) for around, group in groups.items()], mark)
+        try:
+            output = self._run_script(text)
+        except (SSHException, OSError, EOFError) as error:
+            logger.debug("%s: questions not answered together: %s", self.host.name, error)
+            output = b""
+        found, noise = answers(output, mark, len(batch))
+        if noise:
+            # Each command's output would have it: what pyinfra makes of that is what counts.
+            logger.debug("%s: its shell speaks before it is asked: %s", self.host.name, noise[:200])
+            return {}
+        return {batch[number - 1].question: (batch[number - 1], lines) for number, lines in found.items()}
+
+    def _shell(self, arguments: dict[str, Any]) -> str:
+        """The command that starts a shell as whom the questions are asked, which reads its script from standard input."""
+        return make_unix_command_for_host(self.state, self.host, StringCommand("sh"), **arguments).get_raw_value()
+
+    def _run_script(self, text: str) -> bytes:
+        self.scripts += 1
+        channel = self.client.get_transport().open_session()
+        try:
+            # Each question ends in time; that they all do, one after another, is seen by what they say.
+            channel.settimeout(2 * QUESTION_SECONDS)
+            channel.exec_command("sh")
+            channel.sendall(text.encode())
+            channel.shutdown_write()
+            output = bytearray()
+            while received := channel.recv(1 << 16):
+                output += received
+            return bytes(output)
+        finally:
+            channel.close()
+
+
+@contextmanager
+def _changing() -> Iterator[None]:
+    """What was asked before it, or while it runs, holds no longer."""
+    global _changes
+    _changes += 1
+    try:
+        yield
+    finally:
+        _changes += 1
+
+
+# In pyinfra's place
+
+
+def _unsupported() -> str | None:
+    """What is not as it was in the version of pyinfra that this was written for."""
+    if not PYINFRA.startswith("3.10."):
+        return f"pyinfra is {PYINFRA}, and not 3.10"
+    return None if "_get_fact" in facts.get_fact.__code__.co_names else "pyinfra.api.facts.get_fact is another one"
+
+
+_pyinfras_init = Host.init
+_pyinfras_get_fact = facts._get_fact
+
+
+def _init(self: Host, state: State) -> None:
+    """Host.init, which makes the connector."""
+    if self.connector_cls is ssh.SSHConnector and self.data.get(SETTING) != "ssh":
+        self.connector_cls = Connector
+    _pyinfras_init(self, state)
+    if isinstance(self.connector, Connector):
+        if not any(isinstance(handler, _Ends) for handler in state.callback_handlers):
+            state.add_callback_handler(_Ends())
+
+
+def _get_fact(state: State, item: Host, *arguments, **more):
+    """facts._get_fact, which runs a fact's command."""
+    with asking(item):
+        return _pyinfras_get_fact(state, item, *arguments, **more)
+
+
+class _Ends(BaseStateCallback):
+    """Writes down what was asked of a host when the run leaves it."""
+
+    @staticmethod
+    def host_disconnect(state, host):
+        if not isinstance(host.connector, Connector):
+            return
+        host.connector.remember()
+        if file := os.environ.get(EXCHANGES):
+            counted = {"host": host.name, "exchanges": host.connector.exchanges, "batches": host.connector.scripts}
+            with open(file, "a") as out:
+                out.write(json.dumps(counted) + "\n")

@@ -1,0 +1,340 @@
+"""The connector that asks once: when it asks together, and when an answer holds no longer.
+
+The network alone is left out: what would go to a host's shell goes to one here.
+"""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from pyinfra.api import Config, FactBase, Host, Inventory, State, StringCommand, facts
+from pyinfra.api.state import StateStage
+from pyinfra.connectors import ssh
+from pyinfra.connectors.util import CommandOutput, OutputLine, make_unix_command
+from pyinfra.context import ctx_host, ctx_state
+
+from groundwork import connector, questions
+from groundwork.connector import Connector
+from groundwork.questions import SecretQuestion, ask, asking
+
+
+class Here(Connector):
+    """Commands are run on this machine."""
+
+    def connect(self):
+        self.alone = []
+
+    def _run_script(self, text):
+        self.scripts += 1
+        return subprocess.run(["sh"], input=text.encode(), capture_output=True).stdout
+
+
+def _run(self, command, print_output=False, print_input=False, **arguments):
+    """SSHConnector.run_shell_command, here."""
+    stdin = arguments.pop("_stdin", None)
+    for name in ("_success_exit_codes", "_timeout", "_get_pty", "_sudo"):
+        arguments.pop(name, None)
+    self.alone.append(str(command))
+    line = make_unix_command(StringCommand(command), **arguments).get_raw_value()
+    done = subprocess.run(line, shell=True, input=stdin or "", capture_output=True, text=True)
+    lines = [OutputLine("stdout", item) for item in done.stdout.splitlines()]
+    return done.returncode == 0, CommandOutput(lines + [OutputLine("stderr", item) for item in done.stderr.splitlines()])
+
+
+class Say(FactBase):
+    default = list
+
+    def command(self, text):
+        return f"cat {text} 2>/dev/null || echo none"
+
+    def process(self, output):
+        return list(output)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A function that begins a run of hosts, and gives them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(ssh.SSHConnector, "run_shell_command", _run)
+    monkeypatch.setattr(ssh.SSHConnector, "put_file", lambda *arguments, **more: True)
+    monkeypatch.setattr(Host, "init", connector._init)
+    monkeypatch.setattr(facts, "_get_fact", connector._get_fact)
+    monkeypatch.setattr(connector, "Connector", Here)
+    monkeypatch.setattr(Here, "_shell", lambda self, arguments: "sh")
+    monkeypatch.setattr("sys.argv", ["pyinfra", "inventory.py", "deploy.py"])
+
+    def begin(*names, stage=StateStage.Execute, look_ahead=False):
+        inventory = Inventory((list(names or ["web1"]), {}))
+        state = State(inventory, Config(), check_for_changes=look_ahead)
+        state.current_stage = stage
+        ctx_state.set(state)
+        for item in inventory:
+            item.connect()
+            state.activate_host(item)
+        return list(inventory)
+
+    yield begin
+    ctx_state.reset()
+
+
+def end(host, stage=StateStage.Disconnect):
+    host.state.current_stage = stage
+    host.disconnect()
+
+
+@pytest.fixture
+def paths(tmp_path):
+    for name in "abcdefgh":
+        (tmp_path / name).write_text(f"{name}\n")
+    return [str(tmp_path / name) for name in "abcdefgh"]
+
+
+def all_of(host, paths):
+    with ctx_host.use(host):
+        return [host.get_fact(Say, text=path) for path in paths]
+
+
+WANTED = [[name] for name in "abcdefgh"]
+
+
+def test_the_first_run_asks_in_the_ordinary_way_and_the_second_once(run, paths):
+    (host,) = run()
+    assert all_of(host, paths) == WANTED
+    assert (host.connector.scripts, len(host.connector.alone)) == (0, 8)
+    end(host)
+    (host,) = run()
+    assert all_of(host, paths) == WANTED
+    assert (host.connector.scripts, len(host.connector.alone)) == (1, 0)
+
+
+@pytest.fixture
+def again(run, paths):
+    """A second run of a host that has been asked for all paths before."""
+    (host,) = run()
+    all_of(host, paths)
+    end(host)
+    return run()[0]
+
+
+def test_the_same_question_again_is_answered_again(again, paths):
+    assert all_of(again, [*paths, *paths]) == WANTED + WANTED
+    assert (again.connector.scripts, len(again.connector.alone)) == (1, 0)
+
+
+def test_a_command_drops_every_answer(again, paths):
+    assert all_of(again, paths[:4]) == WANTED[:4]
+    again.run_shell_command(StringCommand(f"echo new >{paths[0]}; echo other >{paths[6]}"))
+    assert all_of(again, [paths[0], *paths[4:]]) == [["new"], ["e"], ["f"], ["other"], ["h"]]
+    assert again.connector.scripts == 2
+
+
+def test_an_upload_drops_every_answer(again, paths):
+    all_of(again, paths[:1])
+    open(paths[1], "w").write("uploaded\n")
+    again.put_file("x", "y")
+    assert all_of(again, paths[1:2]) == [["uploaded"]]
+
+
+def test_a_command_on_another_host_drops_every_answer(run, paths):
+    for host in run("web1", "db1"):
+        all_of(host, paths)
+        end(host)
+    web, db = run("web1", "db1")
+    all_of(web, paths[:1])
+    db.run_shell_command(StringCommand(f"echo moved >{paths[1]}"))
+    assert all_of(web, paths[1:2]) == [["moved"]]
+
+
+def test_a_question_asked_while_another_host_was_changed_is_asked_again(run, paths, monkeypatch):
+    for host in run("web1", "db1"):
+        all_of(host, paths)
+        end(host)
+    web, db = run("web1", "db1")
+    with connector._changing():
+        all_of(web, paths[:1])
+        open(paths[1], "w").write("later\n")
+    assert all_of(web, paths[1:2]) == [["later"]]
+
+
+def test_the_next_stage_asks_anew(run, paths):
+    (host,) = run(stage=StateStage.Prepare, look_ahead=True)
+    all_of(host, paths)
+    host.state.current_stage = StateStage.Execute
+    all_of(host, paths)
+    end(host)
+    (host,) = run(stage=StateStage.Prepare, look_ahead=True)
+    assert all_of(host, paths) == WANTED
+    open(paths[0], "w").write("meanwhile\n")
+    host.state.current_stage = StateStage.Execute
+    assert all_of(host, paths)[0] == ["meanwhile"]
+    assert host.connector.scripts == 2
+
+
+def test_an_answer_that_is_old_is_asked_for_again(again, paths, monkeypatch):
+    all_of(again, paths[:1])
+    open(paths[1], "w").write("later\n")
+    monkeypatch.setattr(connector, "FRESH_SECONDS", 0)
+    assert all_of(again, paths[1:2]) == [["later"]]
+
+
+def test_where_everything_changes_little_is_asked_in_vain(again, paths):
+    """A script of eight questions after each of eight changes would be 36 answers, for 8."""
+    sent = []
+    monitored = again.connector._ask
+    again.connector._ask = lambda batch: (sent.append(len(batch)), monitored(batch))[1]
+    for path in paths:
+        all_of(again, [path])
+        again.run_shell_command(StringCommand("true"))
+    assert sent[0] == 8 and max(sent[1:]) <= 2
+
+
+def test_after_one_change_the_rest_is_asked_at_once(again, paths):
+    all_of(again, paths[:5])
+    again.run_shell_command(StringCommand("true"))
+    assert all_of(again, paths[5:]) == WANTED[5:]
+    assert again.connector.scripts == 2
+
+
+def test_a_new_question_is_asked_alone_and_remembered(run, again, paths, tmp_path):
+    new = tmp_path / "new"
+    new.write_text("new\n")
+    assert all_of(again, [paths[0], str(new), *paths[1:]]) == [["a"], ["new"], *WANTED[1:]]
+    assert (again.connector.scripts, len(again.connector.alone)) == (1, 1)
+    end(again)
+    (host,) = run()
+    all_of(host, [paths[0], str(new), *paths[1:]])
+    assert (host.connector.scripts, len(host.connector.alone)) == (1, 0)
+
+
+def test_a_new_question_that_comes_first_is_asked_with_the_others(again, paths, tmp_path):
+    assert all_of(again, [str(tmp_path / "nothing"), *paths]) == [["none"], *WANTED]
+    assert (again.connector.scripts, len(again.connector.alone)) == (1, 0)
+
+
+def test_what_is_not_asked_any_more_is_forgotten(run, again, paths):
+    all_of(again, paths[:3])
+    end(again)
+    (host,) = run()
+    all_of(host, paths[:3])
+    assert len(host.connector.answers.asked) == 3
+
+
+def test_a_run_that_failed_forgets_nothing(run, again, paths):
+    all_of(again, paths[:3])
+    end(again, stage=StateStage.Execute)
+    (host,) = run()
+    all_of(host, paths)
+    assert (host.connector.scripts, len(host.connector.alone)) == (1, 0)
+
+
+def test_a_question_that_fails_is_asked_alone_and_fails_as_ever(run, paths):
+    class Fails(FactBase):
+        command = staticmethod(lambda: "echo half; exit 3")
+
+    def asked(host):
+        with ctx_host.use(host):
+            return host.get_fact(Fails, _ignore_errors=True), all_of(host, paths)
+
+    (host,) = run()
+    first = asked(host)
+    end(host)
+    (host,) = run()
+    assert asked(host) == first == (None, WANTED)
+    assert (host.connector.scripts, len(host.connector.alone)) == (1, 1)
+
+
+def test_a_shell_that_speaks_first_is_not_asked_together(again, paths, monkeypatch):
+    monkeypatch.setattr(Here, "_shell", lambda self, arguments: "echo Welcome; sh")
+    assert all_of(again, paths) == WANTED and len(again.connector.alone) == 8
+
+
+@pytest.mark.parametrize("error", [OSError("cut"), EOFError(), ssh.SSHException("gone"), TimeoutError()], ids=repr)
+def test_a_script_that_could_not_be_sent_is_asked_alone(again, paths, monkeypatch, error):
+    def cut(self, text):
+        raise error
+
+    monkeypatch.setattr(Here, "_run_script", cut)
+    assert all_of(again, paths) == WANTED and len(again.connector.alone) == 8
+
+
+class Password(SecretQuestion):
+    now = "one"
+    command = staticmethod(lambda user: f"read -r line; echo {user}:$line")
+    stdin = staticmethod(lambda user: f"{Password.now}\n")
+
+
+def test_a_question_with_secrets_is_asked_with_the_others(run, paths):
+    (host,) = run()
+    all_of(host, paths)
+    assert ask(host, Password, user="anna")[1].stdout_lines == ["anna:one"]
+    end(host)
+    (host,) = run()
+    Password.now = "two"
+    all_of(host, paths)
+    assert ask(host, Password, user="anna")[1].stdout_lines == ["anna:two"]
+    assert (host.connector.scripts, host.connector.alone) == (1, [])
+    # What has changed since it was sent counts as never asked.
+    Password.now = "three"
+    assert ask(host, Password, user="anna")[1].stdout_lines == ["anna:three"]
+
+
+def test_a_fact_that_asks_another_first_stays_a_question(run, paths, tmp_path):
+    class Nested(Say):
+        def check_preconditions(self, state, host):
+            host.get_fact(Say, text=paths[0])
+
+    def asked(host):
+        with ctx_host.use(host):
+            return host.get_fact(Nested, text=paths[1])
+
+    (host,) = run()
+    asked(host)
+    end(host)
+    (host,) = run()
+    assert asked(host) == ["b"] and (host.connector.scripts, host.connector.alone) == (1, [])
+
+
+def test_what_is_no_question_is_none(again, paths):
+    with asking(again):
+        again.run_shell_command(StringCommand("true"))
+    before = connector._changes
+    again.run_shell_command(StringCommand("true"))
+    assert connector._changes == before + 2
+
+
+def test_verbose_output_is_pyinfras_own(again, paths):
+    again.state.print_fact_output = True
+    assert all_of(again, paths) == WANTED and again.connector.scripts == 0
+
+
+@pytest.mark.parametrize("value, wanted", [("ssh", ssh.SSHConnector), ("groundwork", Here)])
+def test_one_setting_names_pyinfras_own(run, value, wanted):
+    inventory = Inventory((["web1"], {"connector": value}))
+    State(inventory, Config())
+    assert type(next(iter(inventory)).connector) is wanted
+
+
+def test_other_connectors_stay_as_they_are(run):
+    inventory = Inventory((["@local"], {}))
+    State(inventory, Config())
+    assert not isinstance(next(iter(inventory)).connector, Connector)
+
+
+def test_it_is_there_by_its_name_for_other_inventories():
+    (host,) = Inventory((["@groundwork/web1"], {}))
+    assert host.name == "web1" and host.connector_cls is Connector
+
+
+def test_with_another_pyinfra_it_steps_aside(monkeypatch, caplog):
+    before = Host.init
+    monkeypatch.setattr(connector, "PYINFRA", "3.11.0")
+    connector.set_up()
+    assert Host.init is before and "pyinfra is 3.11.0" in caplog.text
+
+
+def test_where_pyinfras_function_is_another_it_steps_aside(monkeypatch, caplog):
+    before = Host.init
+    monkeypatch.setattr(facts, "get_fact", lambda *arguments: None)
+    connector.set_up()
+    assert Host.init is before and "get_fact is another one" in caplog.text
