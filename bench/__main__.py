@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,11 +33,12 @@ QUICK = ROOT / "bench/quick"
 QUICK_CASES = ("stack-50", "one-file-50", "states-1-50")
 INVENTORIES = {"states": "bench/inventories/states.py", "stack": "bench/inventories/stack.py"}
 
-# Lists that each tool takes for fresh, so that none fetches them while it is timed: Ansible's and pyinfra's, and ours.
-FRESH_LISTS = (
-    "sudo sh -c 'mkdir -p /var/lib/apt/periodic /var/lib/groundwork; "
-    "touch /var/lib/apt/lists /var/lib/apt/periodic/update-success-stamp /var/lib/groundwork/apt-updated'"
-)
+# python3-apt, which Ansible's apt module wants and Ubuntu's images have; and lists that each tool takes for fresh (ours,
+# pyinfra's and Ansible's ways to tell), so that none fetches them while it is timed.
+READY = """sudo sh -ec '
+dpkg-query -W python3-apt >/dev/null 2>&1 || { apt-get -qq update; DEBIAN_FRONTEND=noninteractive apt-get -qq -y install python3-apt >/dev/null; }
+mkdir -p /var/lib/apt/periodic /var/lib/groundwork
+touch /var/lib/apt/lists /var/lib/apt/periodic/update-success-stamp /var/lib/groundwork/apt-updated'"""
 
 
 def main() -> int:
@@ -118,6 +120,8 @@ def _prepare(case: Case, targets: list[Target], scratch: Path) -> None:
     """
     start = tools.stack if case.place == "stack" else tools.groundwork
     say(f"    the hosts are made ready ({len(targets)})")
+    if case.place == "states":
+        _ready([target.name for target in targets])
     for _ in range(3):
         begun = start(targets, scratch)
         done = subprocess.run(
@@ -131,8 +135,14 @@ def _prepare(case: Case, targets: list[Target], scratch: Path) -> None:
     else:
         raise Wrong("the hosts are still changed by a third run")
     for target in targets if case.place == "states" else []:
-        shell(*hosts.ssh_command(hosts.known()[target.name], FRESH_LISTS), timeout=60)
         _refuse(check.differences(target.name))
+
+
+def _ready(names: list[str]) -> None:
+    """What all tools find on a host before they come."""
+    there = hosts.known()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: shell(*hosts.ssh_command(there[name], READY), timeout=300), names))
 
 
 def _refuse(differences: list[str]) -> None:
@@ -145,6 +155,7 @@ def _converge(case: Case, scratch: Path) -> list[results.Row]:
     rows = []
     for (name, _), way in zip(ours.FRESH, case.ways):
         _up("states", [name], fresh=True)
+        _ready([name])
         address = hosts.known()[name].address
         with proxies([address]) as ways_in:
             target = [Target(name, address, ways_in.ports[0])]
