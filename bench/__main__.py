@@ -50,12 +50,8 @@ def main() -> int:
         return 0
     directory = QUICK if options.quick else RESULTS
     good = True
-    try:
-        if not options.report:
-            good = _measure(directory, options)
-    except (LabError, Wrong) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 2
+    if not options.report:
+        good = _measure(directory, options)
     written = report.write(results.load(directory), directory if options.quick else ROOT / "docs")
     print(f"written: {', '.join(os.path.relpath(file, ROOT) for file in written)}")
     return int(not good)
@@ -86,7 +82,12 @@ def _measure(directory: Path, options: argparse.Namespace) -> bool:
                 minutes = (time.monotonic() - begin) / 60
                 say(f"==> {number}/{len(wanted)} {case.name}: {case.what}, {case.hosts} x {case.rtt_ms} ms ({minutes:.0f} min so far)")
                 case = replace(case, ways=tuple(way for way in case.ways if way.tool not in options.without))
-                good = _case(case, directory, Path(scratch), rounds, options.long) and good
+                (directory / f"{case.name}.json").unlink(missing_ok=True)  # what failed now is not told by older numbers
+                try:
+                    good = _case(case, directory, Path(scratch), rounds, options.long) and good
+                except (LabError, Wrong, subprocess.TimeoutExpired) as error:
+                    good = False
+                    say(f"    WRONG: {case.name}: {error}")
     finally:
         if not options.keep:
             _down()
@@ -175,7 +176,6 @@ def _first_run(directory: Path, rounds: int) -> bool:
     if not (ROOT / "bench/first_run.py").exists():
         say("    there is no bench/first_run.py")
         return True
-    (directory / "first_run.json").unlink(missing_ok=True)
     return not subprocess.run([sys.executable, "-m", "bench.first_run", "--runs", str(rounds)], cwd=ROOT, timeout=3600).returncode
 
 
