@@ -1,8 +1,8 @@
 """A longer round trip: one process that stands for many hosts' ports, and passes on what it gets a while later.
 
-    python -m bench.latency 10.87.0.200:22 10.87.0.201:22
+    python -m bench.latency 10.87.0.200:22:20200 10.87.0.201:22:20201
 
-It prints the port of 127.0.0.1 at which it stands for each, as a JSON list; then it obeys a line at a time on standard
+It prints the port of 127.0.0.1 at which it stands for each, as a JSON list (the third number, or any where that is taken); then it obeys a line at a time on standard
 input, and answers each with a line: `delay MS` sets the round trip, `turns` tells how often each host's clients have
 spoken after having been answered since they were last asked (about the round trips that they waited for). It ends with its input.
 """
@@ -40,9 +40,12 @@ class Proxy:
         self.turns = 0
         self._answered = False
 
-    async def start(self) -> int:
-        """Listen; gives the port."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=CHUNK)
+    async def start(self, port: int = 0) -> int:
+        """Listen, at this port if it is free; gives the port."""
+        try:
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=CHUNK)
+        except OSError:
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=CHUNK)
         return self._server.sockets[0].getsockname()[1]
 
     async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
@@ -90,11 +93,11 @@ class Proxy:
                 return
 
 
-async def serve(hosts: list[tuple[str, int]], commands: asyncio.StreamReader) -> None:
-    """Stand for the hosts until the commands end."""
+async def serve(hosts: list[tuple[str, int, int]], commands: asyncio.StreamReader) -> None:
+    """Stand for the hosts (address, port, port here) until the commands end."""
     latency = Latency()
-    proxies = [Proxy(latency, host, port) for host, port in hosts]
-    print(json.dumps([await proxy.start() for proxy in proxies]), flush=True)
+    proxies = [Proxy(latency, host, port) for host, port, _ in hosts]
+    print(json.dumps([await proxy.start(here) for proxy, (_, _, here) in zip(proxies, hosts)]), flush=True)
     async for line in commands:
         word, *rest = line.decode().split()
         if word == "delay":
@@ -111,8 +114,8 @@ async def serve(hosts: list[tuple[str, int]], commands: asyncio.StreamReader) ->
 async def _main(arguments: list[str]) -> None:
     commands = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-    hosts = [argument.rsplit(":", 1) for argument in arguments]
-    await serve([(host, int(port)) for host, port in hosts], commands)
+    hosts = [argument.split(":") for argument in arguments]
+    await serve([(host, int(port), int(here)) for host, port, here in hosts], commands)
 
 
 if __name__ == "__main__":

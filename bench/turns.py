@@ -21,6 +21,10 @@ LOGS = ROOT / "bench/logs"
 """What a run that went wrong said."""
 
 
+PORTS = 20000
+"""From here on, by the last number of a host's address."""
+
+
 class Proxies:
     """The proxy process (bench/latency.py), which stands for hosts."""
 
@@ -47,8 +51,9 @@ class Proxies:
 
 @contextmanager
 def proxies(addresses: list[str]) -> Iterator[Proxies]:
-    """Proxies for port 22 of hosts, as long as this lasts."""
-    command = [sys.executable, "-m", "bench.latency", *(f"{address}:22" for address in addresses)]
+    """Proxies for port 22 of hosts, as long as this lasts; at the same ports each time, by which Groundwork remembers a host."""
+    hosts = [f"{address}:22:{PORTS + int(address.rpartition('.')[2])}" for address in addresses]
+    command = [sys.executable, "-m", "bench.latency", *hosts]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield Proxies(process)

@@ -102,7 +102,7 @@ def test_a_host_that_is_not_there_ends_the_connection():
 
 def test_the_process_obeys_and_ends_with_its_input():
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.latency", "127.0.0.1:1", "127.0.0.1:2"],
+        [sys.executable, "-m", "bench.latency", "127.0.0.1:1:0", "127.0.0.1:2:0"],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     said, _ = process.communicate("delay 50\nturns\n", timeout=20)
