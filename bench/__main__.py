@@ -17,11 +17,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Callable
 
 from bench import cases, check, report, results, tools
 from bench import hosts as ours
-from bench.cases import CASES, Case, Way
-from bench.tools import ROOT, Target, Wrong
+from bench.cases import CASES, Case
+from bench.tools import ROOT, Start, Target, Wrong
 from bench.turns import Turns, proxies
 from lab import hosts
 from lab.settings import LabError
@@ -32,6 +33,9 @@ RESULTS = ROOT / "bench/results"
 QUICK = ROOT / "bench/quick"
 QUICK_CASES = ("stack-50", "one-file-50", "states-1-50")
 INVENTORIES = {"states": "bench/inventories/states.py", "stack": "bench/inventories/stack.py"}
+
+TOGETHER = 10
+"""Hosts that are made ready at a time: apt on fifty would only stand in its own way."""
 
 # python3-apt, which Ansible's apt module wants and Ubuntu's images have; and lists that each tool takes for fresh (ours,
 # pyinfra's and Ansible's ways to tell), so that none fetches them while it is timed.
@@ -60,6 +64,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="How fast, beside the alternatives.")
     parser.add_argument("--only", nargs="+", metavar="CASE", choices=[case.name for case in CASES], help="these cases; the rest stays as it is")
+    parser.add_argument("--resume", action="store_true", help="go on where a run was cut off: what has results is not measured again")
     parser.add_argument("--quick", action="store_true", help=f"one round of {', '.join(QUICK_CASES)}, into bench/quick")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each that count")
     parser.add_argument("--long", action="store_true", help="with what takes half an hour and more")
@@ -73,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
 def _measure(directory: Path, options: argparse.Namespace) -> bool:
     names = options.only or (QUICK_CASES if options.quick else [case.name for case in CASES])
     wanted = [case for case in CASES if case.name in names]
+    if options.resume:
+        wanted = [case for case in wanted if not (directory / f"{case.name}.json").exists()]
+    for case in wanted:  # what fails now is not told by older numbers
+        (directory / f"{case.name}.json").unlink(missing_ok=True)
     rounds = 1 if options.quick else options.rounds
     good = True
     begin = time.monotonic()
@@ -82,7 +91,6 @@ def _measure(directory: Path, options: argparse.Namespace) -> bool:
                 minutes = (time.monotonic() - begin) / 60
                 say(f"==> {number}/{len(wanted)} {case.name}: {case.what}, {case.hosts} x {case.rtt_ms} ms ({minutes:.0f} min so far)")
                 case = replace(case, ways=tuple(way for way in case.ways if way.tool not in options.without))
-                (directory / f"{case.name}.json").unlink(missing_ok=True)  # what failed now is not told by older numbers
                 try:
                     good = _case(case, directory, Path(scratch), rounds, options.long) and good
                 except (LabError, Wrong, subprocess.TimeoutExpired) as error:
@@ -117,32 +125,38 @@ def _prepare(case: Case, targets: list[Target], scratch: Path) -> None:
     """Bring the hosts to where nothing is to be changed: by Groundwork, and seen with none of the tools.
 
     Raises:
-        Wrong: where a run fails, where a second one still changes something, or where a host is not as it shall be.
+        Wrong: where a run fails, where a third one still changes something, or where a host is not as it shall be.
     """
-    start = tools.stack if case.place == "stack" else tools.groundwork
     say(f"    the hosts are made ready ({len(targets)})")
     if case.place == "states":
         _ready([target.name for target in targets])
+    for first in range(0, len(targets), TOGETHER):
+        _settle(tools.stack if case.place == "stack" else tools.groundwork, targets[first : first + TOGETHER], scratch)
+    if case.place == "states":
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            found = pool.map(lambda target: check.differences(target.name), targets)
+            _refuse([line for lines in found for line in lines])
+
+
+def _settle(way: Callable[[list[Target], Path], Start], targets: list[Target], scratch: Path) -> None:
+    """Run until nothing is changed."""
     for _ in range(3):
-        begun = start(targets, scratch)
+        start = way(targets, scratch)
         done = subprocess.run(
-            begun.command, cwd=begun.cwd, env=tools.environment(begun.environment), stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=2400,
+            start.command, cwd=start.cwd, env=tools.environment(start.environment), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1800,
         )  # fmt: skip
         if done.returncode:
             raise Wrong(f"the hosts could not be made ready: {done.stdout[-3000:]}")
-        if not begun.changed(done.stdout):
-            break
-    else:
-        raise Wrong("the hosts are still changed by a third run")
-    for target in targets if case.place == "states" else []:
-        _refuse(check.differences(target.name))
+        if not start.changed(done.stdout):
+            return
+    raise Wrong("the hosts are still changed by a third run")
 
 
 def _ready(names: list[str]) -> None:
     """What all tools find on a host before they come."""
     there = hosts.known()
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(TOGETHER) as pool:
         list(pool.map(lambda name: shell(*hosts.ssh_command(there[name], READY), timeout=300), names))
 
 
