@@ -143,7 +143,8 @@ class Connector(ssh.SSHConnector):
         """See `ask`."""
         wanted = Question.of_secret(question, arguments)
         self._note(wanted)
-        command, stdin = question.command(**arguments), question.stdin(**arguments)
+        # By the arguments as they are remembered, whose order may be another one.
+        command, stdin = wanted.text()
         if (lines := self._answer(wanted, command, stdin)) is not None:
             return True, CommandOutput([OutputLine("stdout", line) for line in lines])
         return super().run_shell_command(StringCommand(command), _sudo=True, _stdin=stdin)

@@ -260,23 +260,28 @@ def test_a_script_that_could_not_be_sent_is_asked_alone(again, paths, monkeypatc
 
 class Password(SecretQuestion):
     now = "one"
-    command = staticmethod(lambda user: f"read -r line; echo {user}:$line")
-    stdin = staticmethod(lambda user: f"{Password.now}\n")
+    command = staticmethod(lambda user, roles: f"read -r line; echo {user}:$line")
+    stdin = staticmethod(lambda user, roles: f"{Password.now} {roles}\n")
+
+
+ANNA = {"user": "anna", "roles": {"b": 1, "a": (2, 3)}}
+"""Read again, it is in another order, and has a list for a tuple."""
+AGAIN = "{'a': [2, 3], 'b': 1}"
 
 
 def test_a_question_with_secrets_is_asked_with_the_others(run, paths):
     (host,) = run()
     all_of(host, paths)
-    assert ask(host, Password, user="anna")[1].stdout_lines == ["anna:one"]
+    assert ask(host, Password, **ANNA)[1].stdout_lines == [f"anna:one {AGAIN}"]
     end(host)
     (host,) = run()
     Password.now = "two"
     all_of(host, paths)
-    assert ask(host, Password, user="anna")[1].stdout_lines == ["anna:two"]
+    assert ask(host, Password, **ANNA)[1].stdout_lines == [f"anna:two {AGAIN}"]
     assert (host.connector.scripts, host.connector.sent_alone) == (1, [])
     # What has changed since it was sent counts as never asked.
     Password.now = "three"
-    assert ask(host, Password, user="anna")[1].stdout_lines == ["anna:three"]
+    assert ask(host, Password, **ANNA)[1].stdout_lines == [f"anna:three {AGAIN}"]
 
 
 def test_a_fact_that_asks_another_first_stays_a_question(run, paths, tmp_path):
