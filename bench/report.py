@@ -230,14 +230,16 @@ def _remarks(book: Book) -> list[str]:
         if row["note"] and (found is row or not found) and row["what"] != cases.FIRST_RUN:
             said.setdefault(row["note"], []).append(f"{row['what']}: {row['tool']}, {_hosts(row['hosts'])} at {row['rtt_ms']} ms")
     lines = [f"- {note}: {'; '.join(dict.fromkeys(where))}." for note, where in said.items()]
-    empty = [
-        f"{tool}, {_hosts(hosts)} at {trip} ms"
-        for tool in (PYINFRA, MITOGEN, ANSIBLE)
-        for hosts in HOSTS
-        for trip in TRIPS
-        if not any((row["what"], row["tool"], row["rtt_ms"], row["hosts"]) == (STATES, tool, trip, hosts) for row in book.rows)
-    ]
-    return [*lines, *([f"- not planned, for the hour that `make bench` may take: {'; '.join(empty)}."] if empty else [])]
+    planned = {(way.tool, case.hosts, case.rtt_ms) for case in cases.CASES if case.what in (STATES, cases.FIRST) for way in case.ways}
+    told = {(row["tool"], row["hosts"], row["rtt_ms"]) for row in book.rows if row["what"] == STATES}
+    rest = [(tool, hosts, trip) for tool in (PYINFRA, MITOGEN, ANSIBLE) for hosts in HOSTS for trip in TRIPS if (tool, hosts, trip) not in told]
+    for why, missing in (
+        ("left out, for the hour that `make bench` may take", [item for item in rest if item not in planned]),
+        ("not measured yet", [item for item in rest if item in planned]),
+    ):
+        if missing:
+            lines.append(f"- {why}: {'; '.join(f'{tool}, {_hosts(hosts)} at {trip} ms' for tool, hosts, trip in missing)}.")
+    return lines
 
 
 def _machine(book: Book) -> Iterable[str]:
