@@ -91,7 +91,7 @@ def begin(environments: Iterable[Mapping[str, Any]]):
     """Begin environments that are not there, while the host is busy with other things; nobody waits for them here.
 
     `environment` does, by the lock that a build holds, and makes anew what did not come to its end. One is built after
-    the other, behind whatever else the host does. Those that may need packages that are still to be installed are
+    the other. Those that may need packages that are still to be installed are
     left to `environment`: with build scripts, or for a Python that is not there.
 
     Args:
@@ -111,7 +111,7 @@ def begin(environments: Iterable[Mapping[str, Any]]):
 
 def _detached(build: StringCommand) -> StringCommand:
     """The command goes on by itself; what is on its standard input stays out of command lines and files."""
-    alone = f"nice -n 10 flock {os.path.dirname(CACHE)}/begin.lock sh -c {shlex.quote(build.get_raw_value())}"
+    alone = f"flock {os.path.dirname(CACHE)}/begin.lock sh -c {shlex.quote(build.get_raw_value())}"
     return StringCommand(
         f"set -e; mkdir -p $(dirname {CACHE}); given=$(cat; echo .); "
         f'{{ printf %s "${{given%.}}" | setsid {alone}; }} </dev/null >/dev/null 2>&1 &',

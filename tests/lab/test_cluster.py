@@ -15,7 +15,7 @@ from tests.lab.conftest import ROOT, Lab
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS")  # a placeholder certificate is self-signed
 URL = "https://10.87.0.21"
 APPS = {"app1": "10.87.0.22:8080", "app2": "10.87.0.23:8080"}
-TIERS = [("Base", "Docker"), ("MongoDB", "Redis", "ChromaDB"), ("Application",), ("Nginx",)]
+TIERS = [("All roles", "Base", "Docker"), ("MongoDB", "Redis", "ChromaDB"), ("Application",), ("Nginx",)]
 DRIFT = "sudo sh -c 'echo drift >>/etc/systemd/journald.conf.d/groundwork.conf'"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from tests.unit.pyinfra_fake import ALL_ROLES, SYSTEMS, group_data, inventory, run
 
@@ -34,6 +36,20 @@ def test_no_operation_is_without_a_name(tmp_path):
     assert done.returncode == 0, done.stderr
     for module in ("files.table", "apt.packages", "service.services", "accounts.users", "uv.environment"):
         assert module not in done.stdout
+
+
+def _installs(path, deploy: str) -> list[str]:
+    done = run(path, deploy, "--dry", "--json")
+    assert done.returncode == 0, done.stderr
+    return [item["name"] for item in json.loads(done.stdout)["plan"] if item["name"].split(" | ")[-1] in ("Repositories", "Packages")]
+
+
+def test_the_packages_of_all_roles_come_in_one_transaction_and_those_of_a_role_alone_with_it(tmp_path):
+    group_data(tmp_path, "all", ALL_ROLES)
+    path = inventory(tmp_path, [role for role in ORDER[1:] if role != "gpu"])
+    assert _installs(path, "deploy.py") == ["All roles | Repositories", "All roles | Packages"]
+    assert _installs(path, "tasks.mongodb.mongodb") == ["MongoDB | Repositories", "MongoDB | Packages"]
+    assert _installs(path, "tasks.redis.redis") == ["Redis | Packages"]
 
 
 @pytest.mark.parametrize("role", ORDER)

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.pyinfra_fake import ALL_ROLES, ROOT, group_data, inventory, run
 
 TIERS = {
-    "host": ("Base", "Docker"),
+    "host": ("All roles", "Base", "Docker"),
     "data": ("MongoDB", "Redis", "ChromaDB"),
     "application": ("Application", "Inference", "Training"),
     "edge": ("Nginx",),
