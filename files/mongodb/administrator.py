@@ -5,5 +5,5 @@ try:
     log_in_with_one_of([wanted["password"], *(password for _, password in kept())])
 except Refused:
     announce()
-    alone = MongoClient(wanted["socket"], directConnection=True, serverSelectionTimeoutMS=10000)
+    alone = MongoClient(private(), directConnection=True, serverSelectionTimeoutMS=10000)
     alone["admin"].command("createUser", "admin", pwd=wanted["password"], roles=["userAdminAnyDatabase"])

@@ -4,6 +4,7 @@
 import json
 import os
 import sys
+from urllib.parse import quote
 
 sys.path.append("/usr/lib/python3/dist-packages")
 
@@ -20,12 +21,17 @@ class Refused(Exception):
     """mongod does not take this password."""
 
 
+def private():
+    """Where mongod listens on a socket: from pymongo 4 on, a path has to be part of a URI."""
+    return "mongodb://" + quote(wanted["socket"], safe="")
+
+
 def log_in(user, password, source):
     """A connection of a user. Raises Refused, or another error."""
     # By loopback it is this host's own: its certificate has other names, and one that has ended must not keep
     # out who brings the next.
     tls = {"tls": True, "tlsAllowInvalidCertificates": True} if wanted.get("tls") else {}
-    place = {"host": "127.0.0.1", "port": wanted["port"]} if "port" in wanted else {"host": wanted["socket"]}
+    place = {"host": "127.0.0.1", "port": wanted["port"]} if "port" in wanted else {"host": private()}
     # An index can take its time to be made; what only looks must not hang with the server.
     limit = {} if wanted.get("apply") else {"socketTimeoutMS": 10000}
     login = {"username": user, "password": password, "authSource": source}
