@@ -28,4 +28,4 @@ echo "==> environment in $venv, from requirements.txt"
 # Compiled now, and not by the first run; nor by each one, half a second of it, where Python is told to write nothing
 # (PYTHONDONTWRITEBYTECODE) or the environment is somebody else's. (uv's --compile-bytecode leaves out what is installed
 # already; a file that is no Python of today is nobody's concern.)
-"$venv/bin/python" -m compileall -qq -j 0 "$venv/lib" || :
+"$venv/bin/python" -m compileall -qq -j 0 "$venv/lib" groundwork tasks facts operations lab || :

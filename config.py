@@ -5,9 +5,10 @@ import sys
 from pyinfra import config
 from pyinfra.api.state import MAX_PARALLEL
 
-# pyinfra's command line has Python keep no compiled module, and each run would compile all of ours again. (This
-# file, the inventory and deploy.py are read by pyinfra itself, and not kept in any case.)
-sys.dont_write_bytecode = False
+# pyinfra's command line has Python keep no compiled module, and each run would compile all of ours again; who set
+# PYTHONDONTWRITEBYTECODE meant it. (This file, the inventory and deploy.py are read by pyinfra itself, and not kept in
+# any case.)
+sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
 from groundwork import command_line, connections, connector, pyinfra_costs  # noqa: E402
 
