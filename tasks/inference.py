@@ -13,7 +13,7 @@ from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
 from groundwork.settings import Port, bracketed
 from groundwork.topology import Flow, Here
-from operations import accounts, files, service, uv, wait
+from operations import accounts, files, service, wait
 from tasks.packages import install
 
 CONFIGURATION = "/etc/inference"

@@ -20,7 +20,7 @@ from groundwork.rows import Directory, File, Row
 from groundwork.settings import Part, matching
 from groundwork.sources import shown
 from groundwork.topology import Here
-from operations import accounts, files, service, uv
+from operations import accounts, files, service
 from tasks.packages import install
 
 CONFIGURATION = "/etc/training"
