@@ -25,7 +25,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Iterator
 
-from paramiko import SSHException
+import gevent
+from paramiko import Channel, SSHException, Transport
 from pyinfra import __version__ as PYINFRA
 from pyinfra import logger
 from pyinfra.api import BaseStateCallback, StringCommand, facts
@@ -73,6 +74,33 @@ class Answers:
     served: int = 0
 
 
+class Sessions:
+    """A connection's sessions, each opened before it is needed: a command costs one round trip, and not two."""
+
+    def __init__(self, transport: Transport):
+        self.open = transport.open_session
+        self.taken = 0
+        self.ahead: gevent.Greenlet | None = gevent.spawn(self._open_ahead)
+        transport.open_session = self.take
+
+    def take(self, *arguments: Any, **more: Any) -> Channel:
+        """In the place of Transport.open_session."""
+        self.taken += 1
+        ahead, self.ahead = self.ahead, None
+        channel = ahead.get() if ahead and not any(arguments) and not any(more.values()) else None
+        if channel is None or channel.closed:
+            return self.open(*arguments, **more)
+        self.ahead = gevent.spawn(self._open_ahead)
+        return channel
+
+    def _open_ahead(self) -> Channel | None:
+        """None where there can't be another one now (sshd's MaxSessions): no more is tried then."""
+        try:
+            return self.open()
+        except (SSHException, OSError, EOFError):
+            return None
+
+
 class Connector(ssh.SSHConnector):
     """SSH, with questions asked together."""
 
@@ -89,7 +117,8 @@ class Connector(ssh.SSHConnector):
         self.position = 0
         self.appetite: int | None = None
         """How many questions the next script asks; None for all."""
-        self.exchanges = self.scripts = 0
+        self.sessions: Sessions | None = None
+        self.scripts = 0
 
     @staticmethod
     def make_names_data(name):
@@ -104,14 +133,7 @@ class Connector(ssh.SSHConnector):
         end = connections.socket_below(transport)
         if end is not None:
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        transport.open_session = self._counted(transport.open_session)
-
-    def _counted(self, open_session):
-        def counted(*arguments, **more):
-            self.exchanges += 1
-            return open_session(*arguments, **more)
-
-        return counted
+        self.sessions = Sessions(transport)
 
     def run_shell_command(self, command, print_output=False, print_input=False, **arguments):
         if self.is_question:
@@ -316,6 +338,7 @@ class _Ends(BaseStateCallback):
             return
         host.connector.remember()
         if file := os.environ.get(EXCHANGES):
-            counted = {"host": host.name, "exchanges": host.connector.exchanges, "batches": host.connector.scripts}
+            exchanges = host.connector.sessions.taken if host.connector.sessions else 0
+            counted = {"host": host.name, "exchanges": exchanges, "batches": host.connector.scripts}
             with open(file, "a") as out:
                 out.write(json.dumps(counted) + "\n")

@@ -187,6 +187,18 @@ def test_whatever_the_login_shell_is(stack, directory, plain, user):
     assert count["batches"] == 2
 
 
+def test_where_sshd_gives_one_session_at_a_time(stack, directory, plain):
+    """None can be opened before it is needed."""
+    limit = "/etc/ssh/sshd_config.d/sessions.conf"
+    stack.ssh(HOST, f"echo 'MaxSessions 1' | sudo tee {limit} && sudo systemctl reload ssh")
+    try:
+        for _ in range(2):
+            done, answers, _ = run(stack, directory)
+            assert done.returncode == 0 and answers == plain and "Traceback" not in done.stderr, done.stderr
+    finally:
+        stack.ssh(HOST, f"sudo rm {limit} && sudo systemctl reload ssh")
+
+
 def test_a_shell_that_greets_gives_pyinfras_own_answers(stack, directory, plain):
     """They begin with the greeting, which is no use to anybody: but they are no others than before."""
     answers = [run(stack, directory, "--data", "ssh_user=noisy1", "--data", f"connector={name}")[1] for name in ("ssh", "groundwork", "groundwork")]
