@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Iterator
 
 import gevent
-from paramiko import Channel, SSHException, Transport
+from paramiko import Channel, ChannelException, SSHException, Transport
 from pyinfra import __version__ as PYINFRA
 from pyinfra import logger
 from pyinfra.api import BaseStateCallback, StringCommand, facts
@@ -41,6 +41,9 @@ from groundwork.questions import QUESTION_SECONDS, Asked, Memory, Question, Secr
 
 FRESH_SECONDS = 60
 """How long an answer counts, where a run takes longer without changing anything."""
+
+ENDED_SECONDS = 2
+"""How long sshd may take to see that a session has ended, where its MaxSessions lets no other begin before."""
 
 SETTING = "connector"
 """The host data that names the connector: "groundwork", or "ssh" for pyinfra's own."""
@@ -78,25 +81,42 @@ class Sessions:
     """A connection's sessions, each opened before it is needed: a command costs one round trip, and not two."""
 
     def __init__(self, transport: Transport):
-        self.open = transport.open_session
+        self._open_session = transport.open_session
         self.taken = 0
         self.ahead: gevent.Greenlet | None = gevent.spawn(self._open_ahead)
         transport.open_session = self.take
 
     def take(self, *arguments: Any, **more: Any) -> Channel:
-        """In the place of Transport.open_session."""
+        """In the place of Transport.open_session.
+
+        Raises:
+            OSError: the connection is lost.
+            paramiko.SSHException: the host gives no session.
+        """
         self.taken += 1
         ahead, self.ahead = self.ahead, None
         channel = ahead.get() if ahead and not any(arguments) and not any(more.values()) else None
         if channel is None or channel.closed:
-            return self.open(*arguments, **more)
+            return self._open(*arguments, **more)
         self.ahead = gevent.spawn(self._open_ahead)
         return channel
 
+    def _open(self, *arguments: Any, **more: Any) -> Channel:
+        end = time.monotonic() + ENDED_SECONDS
+        while True:
+            try:
+                return self._open_session(*arguments, **more)
+            except EOFError:
+                raise ConnectionResetError("the connection was lost") from None
+            except ChannelException:
+                if time.monotonic() > end:
+                    raise
+                gevent.sleep(0.1)
+
     def _open_ahead(self) -> Channel | None:
-        """None where there can't be another one now (sshd's MaxSessions): no more is tried then."""
+        """None where there can't be another one now: no more is tried then."""
         try:
-            return self.open()
+            return self._open_session()
         except (SSHException, OSError, EOFError):
             return None
 

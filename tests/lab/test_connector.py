@@ -64,7 +64,7 @@ ASKED = {
     "signal": ("echo half; kill -9 $$", {"_ignore_errors": True}),
     "no command": ("nonesuch", {"_ignore_errors": True}),
     "without sudo": ("id -un", {"_sudo": False}),
-    "as root": ("id -un; echo $HOME; pwd; umask", {}),
+    "as root": ("id -un; echo $HOME; umask", {}),
     "as another by sudo": ("id -un; echo $HOME", {"_sudo_user": "nobody"}),
     "as another by su": ("id -un; echo $HOME", {"_su_user": "ubuntu"}),
     "elsewhere": ("pwd", {"_chdir": "/usr"}),
@@ -194,7 +194,7 @@ def test_where_sshd_gives_one_session_at_a_time(stack, directory, plain):
     try:
         for _ in range(2):
             done, answers, _ = run(stack, directory)
-            assert done.returncode == 0 and answers == plain and "Traceback" not in done.stderr, done.stderr
+            assert done.returncode == 0 and answers == plain, done.stderr
     finally:
         stack.ssh(HOST, f"sudo rm {limit} && sudo systemctl reload ssh")
 
@@ -255,7 +255,7 @@ def test_a_question_that_hangs_is_asked_alone(stack, directory, plain):
         lambda path: path.write_text(""),
         lambda path: path.write_text(path.read_text()[:-100]),
         lambda path: path.write_text(path.read_text().replace('"format":1', '"format":0')),
-        lambda path: path.write_text(path.read_text().replace("echo one", "sleep 60")),
+        lambda path: path.write_text(path.read_text().replace("echo one", "sleep 30")),
         lambda path: path.write_bytes(os.urandom(5000)),
         lambda path: os.chown(path, 12345, 12345),
         lambda path: path.chmod(0o644),
@@ -282,7 +282,7 @@ from lab import lab_host
 from tests.lab.stack import STACK
 
 _host = lab_host("{name}", "{address}", **{{**STACK, "connector": "{connector}"}})
-docker = mongodb = redis = app = nginx = [_host]
+docker = mongodb = redis = chromadb = app = nginx = [_host]
 """
 
 DRIFT = """
