@@ -94,7 +94,7 @@ def fresh(tool: str, cache: bytes | None) -> None:
 
 def floor(here: Here) -> int:
     """floor.sh; 0, since it counts no changes."""
-    on("floor", f"tar -x -C /root && exec sh /root/floor/floor.sh {' '.join(packages(here))}", luggage(here))
+    on(HOSTS["floor.sh"], f"tar -x -C /root && exec sh /root/floor/floor.sh {' '.join(packages(here))}", luggage(here))
     return 0
 
 
@@ -107,7 +107,7 @@ def filled(here: Here) -> bytes:
         floor(here)
         kept.parent.mkdir(exist_ok=True)
         partial = kept.with_suffix(".partial")
-        partial.write_bytes(on("floor", f"tar -c -C {Path(uv.CACHE).parent} {Path(uv.CACHE).name}"))
+        partial.write_bytes(on(HOSTS["floor.sh"], f"tar -c -C {Path(uv.CACHE).parent} {Path(uv.CACHE).name}"))
         partial.rename(kept)
     return kept.read_bytes()
 

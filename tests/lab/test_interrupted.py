@@ -253,10 +253,12 @@ def _started(stack: Lab) -> str:
 
 
 def test_the_power_is_cut(stack):
-    """In MongoDB's very first start, and then in dpkg."""
-    drift = "apt-get -qq -y remove redis-server redis-tools nginx >/dev/null; systemctl stop mongod; rm -rf /var/lib/mongodb/*"
-    stack.ssh(HOST, f"sudo sh -c {shlex.quote(drift)}")
-    for condition in ("[ -e /var/lib/mongodb/WiredTiger.wt ]", "pgrep -f 'status-f[d] .*unpack'"):
+    """In dpkg, and then in MongoDB's very first start."""
+    for drift, condition in (
+        ("apt-get -qq -y remove redis-server redis-tools nginx >/dev/null", "pgrep -f 'status-f[d] .*unpack'"),
+        ("systemctl stop mongod; rm -rf /var/lib/mongodb/*", "[ -e /var/lib/mongodb/WiredTiger.wt ]"),
+    ):
+        stack.ssh(HOST, f"sudo sh -c {shlex.quote(drift)}")
         with Run(stack) as run:
             run.until(condition)
             hosts.stop(hosts.known()[HOST])
