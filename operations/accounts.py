@@ -90,7 +90,7 @@ def _agree(users: list[User], absent: Iterable[str], found: Found):
             report(f"group {group}: new")
             yield f"groupadd --system {group}"
     for user in users:
-        yield from _user(user, found.users.get(user.name))
+        yield from _user(user, found.users.get(user.name), user.name in found.groups)
         if user.keys is not None:
             yield from _keys(user, found.users.get(user.name))
     for name in absent:
@@ -137,7 +137,7 @@ def _removed(name: str, now: Account):
     )
 
 
-def _user(user: User, now: Account | None):
+def _user(user: User, now: Account | None, has_group: bool):
     name, groups = shlex.quote(user.name), ",".join(user.groups)
     home = shlex.quote(user.home)
     # Somebody who comes back finds the home that was kept, which is root's by now.
@@ -146,8 +146,10 @@ def _user(user: User, now: Account | None):
         report(f"user {user.name}: new")
         kind = "--system --no-create-home" if user.system else "--create-home"
         more = f" --groups {groups}" if groups else ""
+        # One whose user was removed without it, or that a package has made.
+        group = f"--gid {name}" if has_group else "--user-group"
         after = "" if user.system else f" && {own}"
-        yield f"useradd {kind} --user-group --home-dir {home} --shell {user.shell}{more} {name}{after}"
+        yield f"useradd {kind} {group} --home-dir {home} --shell {user.shell}{more} {name}{after}"
         return
     # What a useradd that was cut off has not come to.
     if now.group.isdigit():

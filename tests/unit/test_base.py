@@ -420,6 +420,13 @@ def test_a_person_who_lives_elsewhere_stays_there_and_the_keys_are_kept_and_writ
     assert "usermod --shell /bin/bash --home /home/anna anna" in commands and "/home/anna/.ssh" in commands[-1]
 
 
+def test_a_group_that_is_there_is_the_new_users_own(monkeypatch):
+    """useradd would refuse to make it."""
+    for answer, wanted in (([], "--user-group "), (["G|anna:x:1001:"], "--gid anna ")):
+        commands, _ = people(monkeypatch, answer, ANNA)
+        assert wanted in commands[0]
+
+
 def test_no_key_is_written_into_anothers_home(monkeypatch):
     other = accounts.User("bob", "/home/bob", shell="/bin/bash", keys=("ssh-ed25519 AAAA bob",))
     commands, said = people(monkeypatch, ["U|anna:x:1001:1001::/:/bin/bash", "G|anna:x:1001:", "O|anna|root"], ANNA, other)
