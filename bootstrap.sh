@@ -25,3 +25,7 @@ echo "==> environment in $venv, from requirements.txt"
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 "$venv/bin/python" -m pip install -q --disable-pip-version-check "$uv"
 "$venv/bin/uv" pip install -q --python "$venv/bin/python" -r requirements.txt
+# Compiled now, and not by the first run; nor by each one, half a second of it, where Python is told to write nothing
+# (PYTHONDONTWRITEBYTECODE) or the environment is somebody else's. (uv's --compile-bytecode leaves out what is installed
+# already; a file that is no Python of today is nobody's concern.)
+"$venv/bin/python" -m compileall -qq -j 0 "$venv/lib" groundwork tasks facts operations lab || :

@@ -7,9 +7,10 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Iterable
 
+from cryptography import x509
 from pyinfra.api import FactBase
 
-from groundwork.certificates import fingerprints
+from groundwork.certificates import fingerprints, names_of
 
 LETSENCRYPT = "/etc/letsencrypt"
 """certbot's directory, whichever authority it asks."""
@@ -35,29 +36,32 @@ class CertificateState:
 class Certificate(FactBase):
     """The first certificate of a PEM file; None where there is none.
 
+    The host only reads it out (openssl takes 20 ms to come to a certificate), with its own clock.
+
     Args of the command:
-        path: the PEM file.
+        path: the PEM file. Of what else is in it, such as a key, nothing is read out.
         seconds: how long it shall last.
     """
 
     def command(self, path: str, seconds: int) -> str:
+        self.seconds = seconds
         quoted = shlex.quote(path)
         return (
-            f"stat -c 'mode=%a' {quoted} 2>/dev/null; "
-            f"openssl x509 -in {quoted} -noout -subject -ext subjectAltName -checkend {seconds} 2>/dev/null; true"
+            f"stat -c 'mode=%a' {quoted} 2>/dev/null; date +now=%s; "
+            f"sed -n '/-BEGIN CERTIFICATE-/,/-END CERTIFICATE-/p; /-END CERTIFICATE-/q' {quoted} 2>/dev/null; true"
         )
 
     def process(self, output: Iterable[str]):
-        found, there = CertificateState(), False
-        for line in (line.strip() for line in output):
-            if line.startswith("mode="):
-                found.mode = line[5:]
-            elif line.startswith("subject="):
-                # An authority may leave the subject empty, and say all in the names.
-                found.subject, there = line[8:].strip(), True
-            else:
-                _read(line, found)
-        return found if there else None
+        lines = [line.strip() for line in output]
+        said = dict(line.split("=", 1) for line in lines if line.startswith(("mode=", "now=")))
+        try:
+            own = x509.load_pem_x509_certificate("\n".join(lines).encode())
+            names = {name.lower() for name in names_of(own)}
+        except ValueError:
+            return None
+        # An authority may leave the subject empty, and say all in the names.
+        lasts = own.not_valid_after_utc.timestamp() > int(said["now"]) + self.seconds
+        return CertificateState(own.subject.rfc4514_string(), names, lasts, said["mode"])
 
 
 class Served(FactBase):
@@ -132,17 +136,11 @@ class Lineage(FactBase):
                 found.server = value
             elif name in ("left", "off", "pair", "installed"):
                 setattr(found, name, True)
-            else:
-                _read(line, found)
+            elif line.startswith(("DNS:", "IP Address:")):
+                found.names = {_plain(item.split(":", 1)[1].strip()) for item in line.split(",")}
+            elif line == "Certificate will not expire":
+                found.lasts = True
         return found
-
-
-def _read(line: str, found: CertificateState | LineageState) -> None:
-    """A line that openssl says of a certificate's names and end."""
-    if line.startswith(("DNS:", "IP Address:")):
-        found.names = {_plain(item.split(":", 1)[1].strip()) for item in line.split(",")}
-    elif line == "Certificate will not expire":
-        found.lasts = True
 
 
 def _plain(name: str) -> str:

@@ -18,10 +18,10 @@ UPGRADED = "/var/lib/groundwork/upgraded"
 
 @dataclass
 class AptState:
-    """What one question gives."""
+    """What is known of a host's packages."""
 
     versions: dict[str, str] = field(default_factory=dict)
-    """Installed version of each package that is installed whole."""
+    """Installed version of each package that was asked for and is installed whole: see Installed."""
     held: set[str] = field(default_factory=set)
     broken: bool = False
     """dpkg was interrupted."""
@@ -36,35 +36,35 @@ class AptState:
 
 
 class Apt(FactBase):
-    """Installed versions of the packages named, holds, and what apt needs before it can work."""
+    """Holds, and what apt needs before it can work: the same question for every role.
 
+    dpkg has the holds; `apt-mark showhold` reads apt's whole cache for the same answer.
+    """
+
+    default = AptState
     requires_command = None
 
-    def command(self, packages: Iterable[str]) -> str:
-        names = " ".join(shlex.quote(name) for name in packages)
+    def command(self) -> str:
         return (
-            f"dpkg-query -W -f='V|${{Package}}|${{Version}}|${{db:Status-Status}}\\n' {names} 2>/dev/null; "
-            "apt-mark showhold | sed 's/^/H|/'; "
-            '[ -z "$(dpkg --audit 2>/dev/null | head -n 1)" ] || echo B; '
+            "dpkg-query -W -f='${db:Status-Want}|${Package}\\n' 2>/dev/null | sed -n 's/^hold|/H|/p'; "
+            '[ -z "$(dpkg --audit 2>/dev/null)" ] || echo B; '
             "lists=/var/lib/groundwork/apt-updated; "
             '[ -e $lists ] && echo "A|$(($(date +%s) - $(stat -c %Y $lists)))"; '
             '[ -e $lists ] && [ -n "$(find /etc/apt/sources.list /etc/apt/sources.list.d '
-            '/etc/apt/keyrings /etc/apt/preferences.d -newercm $lists 2>/dev/null | head -n 1)" ] && echo N; '
+            '/etc/apt/keyrings /etc/apt/preferences.d -newercm $lists -print -quit 2>/dev/null)" ] && echo N; '
             f"grep -qs groundwork {GUARD} && echo G; [ -e {UPGRADED} ] && echo P; true"
         )
 
     def process(self, output):
         found = AptState()
         for line in output:
-            tag, *rest = line.split("|")
-            if tag == "V" and rest[2] == "installed":
-                found.versions[rest[0]] = rest[1]
-            elif tag == "H":
-                found.held.add(rest[0])
+            tag, _, rest = line.partition("|")
+            if tag == "H":
+                found.held.add(rest)
             elif tag == "B":
                 found.broken = True
             elif tag == "A":
-                found.lists_age = int(rest[0])
+                found.lists_age = int(rest)
             elif tag == "N":
                 found.sources_newer = True
             elif tag == "P":
@@ -72,6 +72,21 @@ class Apt(FactBase):
             elif tag == "G":
                 found.guard_left = True
         return found
+
+
+class Installed(FactBase):
+    """Versions of those of the packages named that are installed whole: {package: version}."""
+
+    default = dict
+    requires_command = None
+
+    def command(self, packages: Iterable[str]) -> str:
+        names = " ".join(shlex.quote(name) for name in packages)
+        return f"dpkg-query -W -f='${{db:Status-Status}}|${{Package}}|${{Version}}\\n' {names} 2>/dev/null; true"
+
+    def process(self, output):
+        found = (line.split("|") for line in output)
+        return {name: version for status, name, version in found if status == "installed"}
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import Mapping
+from typing import Iterable, Mapping
 
 from pyinfra.api import FactBase
 
@@ -26,6 +26,15 @@ class Unit:
     newest: float = 0.0
     """Latest change (ctime) of what the unit reads: a package's files keep an old mtime."""
     newest_path: str = ""
+    changes: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """Path that it reads -> latest change of that or of what is in it, and where; "" has the unit's own files."""
+
+    def reading(self, paths: Iterable[str]) -> Unit:
+        """The same unit by its own files and some of what it reads."""
+        if not self.changes:
+            return self
+        newest, path = max(self.changes.get(path, (0.0, "")) for path in ("", *paths))
+        return replace(self, newest=newest, newest_path=path)
 
     @property
     def running(self) -> bool:
@@ -37,7 +46,7 @@ class Unit:
 
 
 class Units(FactBase):
-    """State and staleness of units: {unit: Unit}.
+    """State and staleness of units: {unit: Unit}. systemd is asked once for all of them, and so are the files.
 
     Args of the command:
         reads: unit -> paths that it reads. A directory counts with its entries, not deeper.
@@ -46,49 +55,74 @@ class Units(FactBase):
     default = dict
 
     def command(self, reads: Mapping[str, list[str]]) -> str:
-        script = []
-        for unit, paths in reads.items():
-            name = shlex.quote(unit)
-            quoted = " ".join(shlex.quote(path) for path in paths)
-            script.append(
-                f"echo 'U|{unit}'; systemctl show --timestamp=us+utc {name} "
-                "-p LoadState,ActiveState,UnitFileState,NeedDaemonReload,ActiveEnterTimestamp; "
-                f"stat -c 'stamp=%.Y' {STAMPS}/{name} 2>/dev/null; "
-                "fragment=$(systemctl show -P FragmentPath {0}); dropins=$(systemctl show -P DropInPaths {0}); "
-                # A link counts itself (it may be flipped to what is older) and what it names.
-                "{{ find -P {1} -maxdepth 0 -type l -printf 'newest=%C@ %p\\n'; "
-                # Our drop-ins by their path too: systemd may not know of them yet.
-                # What generators write is as old as the last daemon-reload, and says nothing.
-                "find -H {1} $fragment $dropins /etc/systemd/system/{0}.d -maxdepth 1 -not -path '/run/systemd/generator*' "
-                "-printf 'newest=%C@ %p\\n'; }} 2>/dev/null "
-                "| sort -t= -k2 -n | tail -n 1".format(name, quoted)
-            )
-        return "; ".join(script) + "; true"
+        self.reads = {unit: list(paths) for unit, paths in reads.items()}
+        units = _words(reads)
+        stamps = _words(f"{STAMPS}/{unit}" for unit in reads)
+        paths = _words(path for paths in reads.values() for path in paths)
+        # Our drop-ins by their path too: systemd may not know of them yet.
+        own = _words(_drop_ins(unit) for unit in reads)
+        return (
+            f"shown=$(systemctl show --timestamp=us+utc -p {_PROPERTIES} -- {units}); printf '%s\\n' \"$shown\"; "
+            # A link counts itself (it may be flipped to what is older), and below what it names.
+            f"stat -c 'S|%.Y|%.Z|%n' -- {stamps} {paths} 2>/dev/null; "
+            f"find -H {paths} {own} $(printf '%s\\n' \"$shown\" | sed -n 's/^FragmentPath=//p; s/^DropInPaths=//p') -maxdepth 1 "
+            # What generators write is as old as the last daemon-reload, and says nothing.
+            "-not -path '/run/systemd/generator*' -printf 'F|%C@|%H|%P\\n' 2>/dev/null; true"
+        )
 
     def process(self, output):
-        found: dict[str, Unit] = {}
-        unit = Unit()
+        blocks: list[dict[str, str]] = [{}]
+        changed: dict[str, list[tuple[float, str]]] = {}
+        stamps: dict[str, float] = {}
         for line in output:
-            if line.startswith("U|"):
-                unit = found[line[2:]] = Unit()
-                continue
-            name, _, value = line.partition("=")
-            if name == "LoadState":
-                unit.loaded = value == "loaded"
-            elif name == "ActiveState":
-                unit.active = value
-            elif name == "UnitFileState":
-                unit.enabled = value
-            elif name == "NeedDaemonReload":
-                unit.needs_daemon_reload = value == "yes"
-            elif name == "ActiveEnterTimestamp":
-                unit.started = max(unit.started, _seconds(value))
-            elif name == "stamp":
-                unit.started = max(unit.started, float(value))
-            elif name == "newest":
-                stamp, _, unit.newest_path = value.partition(" ")
-                unit.newest = float(stamp)
+            if line.startswith("S|"):
+                _, modified, change, path = line.split("|", 3)
+                stamps[path] = float(modified)
+                changed.setdefault(path, []).append((float(change), path))
+            elif line.startswith("F|"):
+                _, change, start, below = line.split("|", 3)
+                changed.setdefault(start, []).append((float(change), f"{start}/{below}" if below else start))
+            elif line:
+                name, _, value = line.partition("=")
+                blocks[-1][name] = value
+            else:
+                blocks.append({})
+        found = {}
+        for unit, paths in self.reads.items():
+            # A unit may be asked for by another of its names.
+            shown = next((block for block in blocks if unit in block.get("Names", "").split()), {})
+            found[unit] = _unit(shown, stamps.get(f"{STAMPS}/{unit}", 0.0))
+            own = (_drop_ins(unit), shown.get("FragmentPath", ""), *shown.get("DropInPaths", "").split())
+            sources = {"": own, **{path: (path,) for path in paths}}
+            found[unit].changes = {
+                name: max((item for path in among for item in changed.get(path, ())), default=(0.0, ""))
+                for name, among in sources.items()
+            }
+            found[unit] = found[unit].reading(paths)
         return found
+
+
+_PROPERTIES = "Names,LoadState,ActiveState,UnitFileState,NeedDaemonReload,ActiveEnterTimestamp,FragmentPath,DropInPaths"
+
+
+def _words(values: Iterable[str]) -> str:
+    """Values as words of a command, each once."""
+    return " ".join(map(shlex.quote, dict.fromkeys(values)))
+
+
+def _drop_ins(unit: str) -> str:
+    return f"/etc/systemd/system/{unit}.d"
+
+
+def _unit(shown: Mapping[str, str], stamp: float) -> Unit:
+    """What systemd shows of a unit, with the time of its stamp."""
+    return Unit(
+        loaded=shown.get("LoadState") == "loaded",
+        active=shown.get("ActiveState", "inactive"),
+        enabled=shown.get("UnitFileState", ""),
+        needs_daemon_reload=shown.get("NeedDaemonReload") == "yes",
+        started=max(stamp, _seconds(shown.get("ActiveEnterTimestamp", ""))),
+    )
 
 
 class UnitFiles(FactBase):

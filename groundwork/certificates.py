@@ -59,7 +59,7 @@ def pair_errors(certificate: tuple[str, str], key: tuple[str, str], names: Itera
         yield f"{called}: has ended on {own.not_valid_after_utc:%Y-%m-%d}, and clients refuse it: put a new one there, and its key"
     if own.not_valid_before_utc > now:
         yield f"{called}: is not valid before {own.not_valid_before_utc:%Y-%m-%d %H:%M} UTC (is this machine's clock right?)"
-    has = _names(own)
+    has = names_of(own)
     if missing := [name for name in names if not any(_matches(name, pattern) for pattern in has)]:
         yield f"{called}: is for {', '.join(has) or 'no name at all'}, and clients ask for {', '.join(missing)}"
     if authority and not _vouched(own, others, x509.load_pem_x509_certificates(authority.encode())):
@@ -82,7 +82,7 @@ def _public(key) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _names(certificate: x509.Certificate) -> list[str]:
+def names_of(certificate: x509.Certificate) -> list[str]:
     """Host names and addresses; a name in the subject alone is what clients do not look at any more."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

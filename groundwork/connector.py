@@ -23,9 +23,10 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Iterable, Iterator
+from typing import Any, Iterator
 
-from paramiko import SSHException
+import gevent
+from paramiko import Channel, ChannelException, SSHException, Transport
 from pyinfra import __version__ as PYINFRA
 from pyinfra import logger
 from pyinfra.api import BaseStateCallback, StringCommand, facts
@@ -40,6 +41,9 @@ from groundwork.questions import QUESTION_SECONDS, Asked, Memory, Question, Secr
 
 FRESH_SECONDS = 60
 """How long an answer counts, where a run takes longer without changing anything."""
+
+ENDED_SECONDS = 2
+"""How long sshd may take to see that a session has ended, where its MaxSessions lets no other begin before."""
 
 SETTING = "connector"
 """The host data that names the connector: "groundwork", or "ssh" for pyinfra's own."""
@@ -73,6 +77,50 @@ class Answers:
     served: int = 0
 
 
+class Sessions:
+    """A connection's sessions, each opened before it is needed: a command costs one round trip, and not two."""
+
+    def __init__(self, transport: Transport):
+        self._open_session = transport.open_session
+        self.taken = 0
+        self.ahead: gevent.Greenlet | None = gevent.spawn(self._open_ahead)
+        transport.open_session = self.take
+
+    def take(self, *arguments: Any, **more: Any) -> Channel:
+        """In the place of Transport.open_session.
+
+        Raises:
+            OSError: the connection is lost.
+            paramiko.SSHException: the host gives no session.
+        """
+        self.taken += 1
+        ahead, self.ahead = self.ahead, None
+        channel = ahead.get() if ahead and not any(arguments) and not any(more.values()) else None
+        if channel is None or channel.closed:
+            return self._open(*arguments, **more)
+        self.ahead = gevent.spawn(self._open_ahead)
+        return channel
+
+    def _open(self, *arguments: Any, **more: Any) -> Channel:
+        end = time.monotonic() + ENDED_SECONDS
+        while True:
+            try:
+                return self._open_session(*arguments, **more)
+            except EOFError:
+                raise ConnectionResetError("the connection was lost") from None
+            except ChannelException:
+                if time.monotonic() > end:
+                    raise
+                gevent.sleep(0.1)
+
+    def _open_ahead(self) -> Channel | None:
+        """None where there can't be another one now: no more is tried then."""
+        try:
+            return self._open_session()
+        except (SSHException, OSError, EOFError):
+            return None
+
+
 class Connector(ssh.SSHConnector):
     """SSH, with questions asked together."""
 
@@ -84,10 +132,13 @@ class Connector(ssh.SSHConnector):
         self.answers = Answers()
         self.asked: dict[str, list[Question]] = {}
         self.memory: Memory | None = None
+        self.alone: set[Question] = set()
+        """What was not answered well beside others; it may be slow, too."""
         self.position = 0
         self.appetite: int | None = None
         """How many questions the next script asks; None for all."""
-        self.exchanges = self.scripts = 0
+        self.sessions: Sessions | None = None
+        self.scripts = 0
 
     @staticmethod
     def make_names_data(name):
@@ -102,14 +153,7 @@ class Connector(ssh.SSHConnector):
         end = connections.socket_below(transport)
         if end is not None:
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        transport.open_session = self._counted(transport.open_session)
-
-    def _counted(self, open_session):
-        def counted(*arguments, **more):
-            self.exchanges += 1
-            return open_session(*arguments, **more)
-
-        return counted
+        self.sessions = Sessions(transport)
 
     def run_shell_command(self, command, print_output=False, print_input=False, **arguments):
         if self.is_question:
@@ -141,7 +185,8 @@ class Connector(ssh.SSHConnector):
         """See `ask`."""
         wanted = Question.of_secret(question, arguments)
         self._note(wanted)
-        command, stdin = question.command(**arguments), question.stdin(**arguments)
+        # By the arguments as they are remembered, whose order may be another one.
+        command, stdin = wanted.text()
         if (lines := self._answer(wanted, command, stdin)) is not None:
             return True, CommandOutput([OutputLine("stdout", line) for line in lines])
         return super().run_shell_command(StringCommand(command), _sudo=True, _stdin=stdin)
@@ -210,15 +255,17 @@ class Connector(ssh.SSHConnector):
     def _ask_together(self, question: Question) -> bool:
         """Ask a question with those that are still to come; False where it is better asked by itself."""
         remembered = self._remembered()
-        if question in self.answers.asked or (self.answers.asked and question not in remembered):
+        done = self.answers.asked | self.alone
+        if question in done or (self.answers.asked and question not in remembered):
             return False
-        coming = [item for item in dict.fromkeys([question, *remembered[self.position :]]) if item not in self.answers.asked]
+        coming = [item for item in dict.fromkeys([question, *remembered[self.position :]]) if item not in done]
         batch = coming[: self.appetite]
         if len(batch) < 2:
             return False
         self.appetite = self.appetite and 4 * self.appetite
         self.answers.asked.update(batch)
         self.answers.given.update(self._ask([asked for item in batch if (asked := Asked.now(item))]))
+        self.alone.update(item for item in batch if item not in self.answers.given)
         return question in self.answers.given
 
     def _ask(self, batch: list[Asked]) -> dict[Question, tuple[Asked, list[str]]]:
@@ -311,6 +358,7 @@ class _Ends(BaseStateCallback):
             return
         host.connector.remember()
         if file := os.environ.get(EXCHANGES):
-            counted = {"host": host.name, "exchanges": host.connector.exchanges, "batches": host.connector.scripts}
+            exchanges = host.connector.sessions.taken if host.connector.sessions else 0
+            counted = {"host": host.name, "exchanges": exchanges, "batches": host.connector.scripts}
             with open(file, "a") as out:
                 out.write(json.dumps(counted) + "\n")

@@ -25,9 +25,16 @@ def topology() -> Topology:
 
 
 def use(hosts: Iterable[Host]) -> Topology:
-    """Make the topology of an inventory's hosts, and work on it from now on."""
-    _made["topology"] = _topology_of(hosts)
+    """Make the topology of an inventory's hosts, and work on it from now on; the one at hand where they are the same."""
+    known, made = _made.get("topology"), _topology_of(hosts)
+    if known is None or [_said(here) for here in known.hosts.values()] != [_said(here) for here in made.hosts.values()]:
+        _made["topology"] = made
     return _made["topology"]
+
+
+def _said(here: Here) -> tuple[str, list[str], dict[str, Any]]:
+    """All that an inventory says of a host."""
+    return here.name, here.groups, here.data
 
 
 def load(path: Path | str) -> Topology:

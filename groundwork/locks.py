@@ -32,16 +32,24 @@ def of_tree(tree: Tree, name: str | None, setting: str = "app_requirements") -> 
         raise SourceError(f"{found} is not in the source")
     if found.rsplit("/", 1)[-1] == "uv.lock":
         text = _exported(tree.text(found.replace("uv.lock", "pyproject.toml")) or "", text)
+    if wrong := _wrong(found, text):
+        raise SourceError(wrong)
+    return text
+
+
+@cache
+def _wrong(found: str, text: str) -> str:
+    """What makes a lock none; empty where nothing does. All hosts of a program have the same."""
     if local := _LOCAL.search(text):
         line = text[local.start() :].splitlines()[0]
-        raise SourceError(f"{found} names another file ({line}): make one lock of it with uv pip compile")
+        return f"{found} names another file ({line}): make one lock of it with uv pip compile"
     if loose := unpinned(text):
         more = f" and {len(loose) - 3} more" if len(loose) > 3 else ""
-        raise SourceError(
+        return (
             f"{found} is no lock, because it pins no version of {', '.join(loose[:3])}{more} (NAME==VERSION): "
             f"make one with uv pip compile {found} -o requirements.txt (from a requirements.in, say)"
         )
-    return text
+    return ""
 
 
 def unpinned(lock: str) -> list[str]:

@@ -43,6 +43,8 @@ DISK_LATER = 256
 
 _once = Semaphore()
 _outcome: dict[str, list[str]] = {}
+_checked: list[Topology] = []
+"""What was found right before connecting."""
 
 
 def preflight() -> None:
@@ -61,6 +63,7 @@ def preflight() -> None:
 def forget() -> None:
     """Forget the outcome: for tests, which check many inventories in one process."""
     _outcome.clear()
+    _checked.clear()
     context.forget()
 
 
@@ -76,15 +79,10 @@ def before_connecting(hosts: Iterable[Host]) -> None:
         Refusal: with every error found, one a line.
     """
     topology = context.use(hosts)
-    errors = _first(
-        setting_errors(topology, context.inventory_file()),
-        _missing_secrets(topology),
-        _secret_errors(topology),
-        _key_errors(topology),
-        _template_errors(topology.hosts.values()),
-    )
+    errors = _first(*_said_errors(topology), _key_errors(topology), _template_errors(topology.hosts.values()))
     if errors:
         raise Refusal(_text(errors))
+    _checked.append(topology)
 
 
 def _errors() -> list[str]:
@@ -93,14 +91,13 @@ def _errors() -> list[str]:
     # The hosts as this run has them: an inventory that asks a cloud may have answered differently before.
     topology = context.use(inventory)
     active = [topology.hosts[item.name] for item in inventory.get_active_hosts()]
-    return _first(
-        setting_errors(topology, context.inventory_file()),
-        _missing_secrets(topology),
-        _secret_errors(topology),
-        _machine_errors(topology),
-        _found_errors(topology),
-        _template_errors(active),
-    )
+    known = () if topology in _checked else _said_errors(topology)
+    return _first(*known, _machine_errors(topology), _found_errors(topology), _template_errors(active))
+
+
+def _said_errors(topology: Topology) -> list[Iterable[str]]:
+    """What is wrong with what the inventory and its secrets say."""
+    return [setting_errors(topology, context.inventory_file()), _missing_secrets(topology), _secret_errors(topology)]
 
 
 def _first(*rounds: Iterable[str]) -> list[str]:

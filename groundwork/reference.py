@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -43,11 +46,24 @@ def _section(title: str, settings: type[KeyedSettings]) -> str:
 
 def _table(model: type[Part], name_of: Any) -> list[str]:
     lines = ["| key | type | default | |", "|---|---|---|---|"]
+    abouts = _docstrings(model)
     for name, field in model.model_fields.items():
         default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)!r}`"
-        about = " ".join((field.description or "").split()).replace("|", "\\|")
+        about = " ".join(abouts.get(name, "").split()).replace("|", "\\|")
         lines.append(f"| `{name_of(name)}` | {_type(field.annotation)} | {default} | {about} |")
     return [*lines, ""]
+
+
+def _docstrings(model: type[Part]) -> dict[str, str]:
+    """The texts below the fields, those of its bases among them."""
+    found = {}
+    for cls in reversed([base for base in model.__mro__ if issubclass(base, Part)]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+        for field, below in zip(body, body[1:]):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[name] = text
+    return found
 
 
 def _sentences(part: type[Part]) -> list[str]:

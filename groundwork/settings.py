@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from groundwork.cuda import Build
     from groundwork.rows import Row
     from groundwork.topology import Flow, Here
+    from operations.service import Service
 
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 
@@ -102,9 +103,8 @@ Size = Annotated[str, matching(r"[1-9][0-9]*[KMG]", "a size such as 100M (K, M o
 class Part(BaseModel):
     """A nested value of a setting, written as a dict in group data: a user, a collection."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, arbitrary_types_allowed=True
-    )
+    # (The docstrings of fields are read by groundwork.reference: with use_attribute_docstrings each run would.)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
 class KeyedSettings(Part):
@@ -131,8 +131,8 @@ class RoleSettings(KeyedSettings):
     """A path that is there once the role has been on a host, and that nobody else makes."""
     random_secrets: ClassVar[bool] = False
     """Its secrets are passwords that nobody else gives out: a random value does, but for `given_secrets`."""
-    holds: ClassVar[bool] = False
-    """Its packages are upgraded by plan only: `apt-mark hold`."""
+    holds: ClassVar[tuple[str, ...]] = ()
+    """Those of its packages that are upgraded by plan only: `apt-mark hold`."""
     units: ClassVar[tuple[str, ...]] = ()
     """Units that may hold the role's ports."""
 
@@ -170,6 +170,14 @@ class RoleSettings(KeyedSettings):
     def files(self, here: Here) -> list[Row]:
         """Files, directories and links that the role owns on this host."""
         return []
+
+    def services(self, here: Here) -> list[Service]:
+        """Units that the role keeps running on this host, in the order in which they are started."""
+        return []
+
+    def reads(self, here: Here) -> dict[str, list[str]]:
+        """What the role asks of units: each with the paths that it reads."""
+        return {item.unit: list(item.reads) for item in self.services(here)}
 
     def flows(self) -> list[Flow]:
         """Who may reach the role's ports, besides the host itself."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Iterable, Iterator, Literal, Mapping, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -178,6 +178,10 @@ class Topology:
         return all(host.data.get("lab_suite") for host in self.hosts.values())
 
 
+_network = cache(ipaddress.ip_network)
+"""A network of its text: those of all hosts are asked for on each."""
+
+
 @dataclass
 class Opening:
     """A port that this host's firewall opens, and to whom."""
@@ -200,7 +204,7 @@ class Opening:
             network
             for networks in self.sources.values()
             for network in networks or []
-            if ipaddress.ip_network(network).version == version
+            if _network(network).version == version
         }
         return sorted(every)
 
@@ -275,8 +279,8 @@ class Here:
         """Whether a network lies in that of the private link, which this host is on."""
         if not (self.link_address and network):
             return False
-        link = ipaddress.ip_network(self.settings(self.topology.roles[LINK]).network)
-        part = ipaddress.ip_network(network)
+        link = _network(self.settings(self.topology.roles[LINK]).network)
+        part = _network(network)
         return part.version == link.version and part.subnet_of(link)
 
     def is_private_to(self, other: Here) -> bool:
@@ -331,6 +335,11 @@ class Here:
 
     def openings(self) -> list[Opening]:
         """What this host's firewall opens, by port."""
+        return self._openings
+
+    @cached_property
+    def _openings(self) -> list[Opening]:
+        """It goes through all hosts of the inventory, and a run asks for it a dozen times for each."""
         found: dict[tuple[int, str], Opening] = {}
         for flow in self._flows_in():
             if flow.role in self.roles:

@@ -39,6 +39,7 @@ def lab_host(name, address, suite=settings.SUITE, memory=2048, cores=2, user_dat
         # The host sees the controller's memory and cores; these are what it stands for.
         "hardware_memory": memory,
         "hardware_cores": cores,
+        "connector": settings.CONNECTOR,
         "lab_suite": suite,
         "lab_options": {option: value for option, value in options.items() if value},
         **data,

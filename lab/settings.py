@@ -8,6 +8,7 @@ CACHE = Path(os.environ.get("GROUNDWORK_LAB_CACHE") or "/var/cache/groundwork-la
 NETWORK = os.environ.get("GROUNDWORK_LAB_NETWORK") or "10.87.0.0/24"
 MIRROR = os.environ.get("GROUNDWORK_LAB_MIRROR")
 SUITE = os.environ.get("GROUNDWORK_LAB_SUITE") or "bookworm"
+CONNECTOR = os.environ.get("GROUNDWORK_LAB_CONNECTOR") or "groundwork"
 
 
 def gateway(address: str) -> str:

@@ -10,7 +10,7 @@ from typing import Iterable, Mapping
 from pyinfra import host, state
 from pyinfra.api import StringCommand, operation
 
-from facts.packages import GUARD, UPGRADED, Apt, AptState
+from facts.packages import GUARD, UPGRADED, Apt, AptState, Installed
 from operations.report import report
 
 LISTS_FRESH = 6 * 3600
@@ -84,8 +84,13 @@ def packages(
         setting: what names the versions, for the message when one does not exist.
     """
     wanted = dict(present) if isinstance(present, Mapping) else dict.fromkeys(present)
-    now = host.get_fact(Apt, packages=sorted(wanted)) or AptState()
-    yield from install(wanted, now, held, upgrade_once, setting)
+    yield from install(wanted, known(wanted), held, upgrade_once, setting)
+
+
+def known(packages: Iterable[str]) -> AptState:
+    """What the host says of apt, and of these packages."""
+    versions = host.get_fact(Installed, packages=sorted(packages)) or {}
+    return replace(host.get_fact(Apt) or AptState(), versions=versions)
 
 
 def install(

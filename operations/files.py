@@ -11,12 +11,13 @@ from pyinfra import host, logger, state
 from pyinfra.api import StringCommand, operation
 from pyinfra.operations.util.files import generate_color_diff
 
-from facts.files import Content, Path, Paths
+from facts.files import Content, Path
 from groundwork.context import current, secret_value
 from groundwork.rows import Absent, Directory, File, Link, Row
 from groundwork.settings import RoleSettings, key
 from groundwork.takeover import BEFORE
 from groundwork.templates import render
+from operations import declared
 from operations.report import report, stop
 from operations.unconfirmed import guarded
 
@@ -80,7 +81,7 @@ def table(rows: Iterable[Row], settings: RoleSettings | None, before: str | None
         before: command to run before each change, in the same shell.
     """
     rows = list(rows)
-    found = host.get_fact(Paths, paths=[row.path for row in rows]) or {}
+    found = declared.paths(row.path for row in rows)
     machine = current().machine
     new_here = machine is not None and settings is not None and settings.mark not in machine.marks
     # All at once: pyinfra asks only for the first command when it looks ahead, and --dry shall name all.

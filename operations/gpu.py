@@ -13,7 +13,6 @@ from pyinfra.api.operation import OperationMeta
 
 from facts.gpu import REBOOTED, Available, Cards, Driver, DriverState, Smi
 from facts.machine import BOOT
-from facts.packages import Apt, AptState
 from operations import apt, reboot
 from operations.report import report, stop
 
@@ -100,7 +99,7 @@ def driver(wanted: Wanted):
     """
     now = host.get_fact(Driver, blacklist=BLACKLIST) or DriverState()
     packages = wanted.packages(now.kernel, now.images)
-    found = host.get_fact(Apt, packages=sorted(packages)) or AptState()
+    found = apt.known(packages)
     missing = [name for name in packages if name not in found.versions]
     if missing and state.is_executing:
         found = yield from apt.fresh_lists(found)

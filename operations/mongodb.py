@@ -1,6 +1,7 @@
 """MongoDB's first administrator, users, collections and indexes.
 
-All speak through scripts on mongosh's standard input: no password is in a command line.
+All speak through scripts on Python's standard input, with the distribution's pymongo: no password is in a command line,
+and a script that logs everybody in is done before mongosh has started.
 """
 
 from __future__ import annotations
@@ -15,22 +16,23 @@ from pyinfra.api import FactBase, StringCommand, operation
 from facts.certificate import Served
 from groundwork import certificates
 from groundwork.context import secret_value
+from groundwork.questions import SecretQuestion, ask
 from groundwork.secrets import Secret, variable
 from groundwork.templates import ROOT
 from operations.report import report, stop
 
 _SCRIPTS = ROOT / "files" / "mongodb"
-MONGOSH = (
-    'home=$(mktemp -d) && trap \'rm -rf "$home"\' EXIT && '
-    "HOME=$home mongosh --quiet --norc --nodb --file /dev/stdin"
-)
-"""Runs the script on standard input, and leaves no history."""
+PYTHON = "/usr/bin/python3 -I -S -"
+"""Runs the script on standard input, with nothing that anybody but the distribution has installed."""
 
+CONTENT_SECONDS = 15
+"""After which who asks for the content gives up; a login takes a hundredth of a second."""
 
-_CONTENT = ["connect.js", "kept.js", "content.js"]
+PRIVATE_SOCKET = "/run/groundwork-mongodb-administrator/mongod.sock"
+"""Where administrator.sh has mongod listen, and nobody but root can knock."""
 
-_EMPTY = "groundwork mongodb is empty"
-"""In a host's connector_data: this run has made the administrator, and there is nothing else in MongoDB."""
+CERTIFICATES_ROLE = "groundworkCertificates"
+"""The administrator's for a moment, to bring a certificate."""
 
 
 class Started(FactBase):
@@ -62,10 +64,34 @@ def administrator(data_directory: str, kept: str):
         shlex.quote((_SCRIPTS / "administrator.sh").read_text()),
         "administrator",
         shlex.quote(data_directory),
-        _stdin=script(["kept.js", "administrator.js"], {"password": secret_value("mongodb/admin"), "kept": kept}),
+        _stdin=script("administrator", {"socket": PRIVATE_SOCKET, "password": secret_value("mongodb/admin"), "kept": kept}),
     )
-    if state.is_executing:
-        host.connector_data[_EMPTY] = True
+
+
+class Content(SecretQuestion):
+    """Whether users, collections and indexes are as they shall be; each user is logged in by it. It has the arguments of `content`."""
+
+    @staticmethod
+    def command(**_: Any) -> str:
+        """It ends well and says nothing where there is no Python."""
+        return f"command -v {PYTHON.split()[0]} >/dev/null || exit 0; timeout {CONTENT_SECONDS} {PYTHON}"
+
+    @staticmethod
+    def stdin(users: list[dict[str, Any]], **given: Any) -> str:
+        return _content(users, **given, apply=False)
+
+
+def _content(users: Iterable[Mapping[str, Any]], **given: Any) -> str:
+    """content.py with all that it has to know, passwords too."""
+    users = [_with_password(user) for user in users]
+    return script("content", {**given, "role": CERTIFICATES_ROLE, "password": secret_value("mongodb/admin"), "users": users})
+
+
+# Whatever else it prints, or nothing at all, is a failure.
+_APPLY = (
+    f"answer=$({PYTHON} | tail -n 1); case $answer in '{{\"changes\"'*) ;; "
+    '*) echo "MongoDB: ${answer:-the script ended without an answer}" >&2; exit 1;; esac'
+)
 
 
 @operation()
@@ -82,28 +108,8 @@ def content(
         users: dicts with name, database, roles, state.
         collections: dicts with database, name, timeseries, indexes.
     """
-    wanted = {
-        "port": port,
-        "tls": tls,
-        "password": secret_value("mongodb/admin"),
-        "kept": kept,
-        "users": [_with_password(user) for user in users],
-        "collections": list(collections),
-        "apply": False,
-    }
-    if state.is_executing and host.connector_data.pop(_EMPTY, False):
-        # mongosh takes a second or more to start: it is not asked about what can't be there.
-        names = [f"user {user['name']}" for user in users if user["state"] == "present"]
-        names += [f"collection {item['database']}.{item['name']}" for item in collections]
-        if names:
-            report(f"MongoDB: new: {', '.join(names)}")
-            yield _applied(wanted)
-        return
-    good, output = host.run_shell_command(
-        StringCommand(f"command -v mongosh >/dev/null || exit 0; {MONGOSH}"),
-        _sudo=True,
-        _stdin=script(_CONTENT, wanted),
-    )
+    wanted = {"port": port, "tls": tls, "kept": kept, "users": list(users), "collections": list(collections)}
+    good, output = ask(host, Content, **wanted)
     found = answer(output.stdout_lines) if good else {"problem": output.stderr or output.stdout}
     if "problem" in found:
         if state.is_executing:
@@ -116,16 +122,7 @@ def content(
     for change in found["changes"]:
         report(f"MongoDB: {change}")
     if found["changes"]:
-        yield _applied(wanted)
-
-
-def _applied(wanted: Mapping[str, Any]) -> StringCommand:
-    return StringCommand(
-        # Whatever else it prints, or nothing at all, is a failure.
-        f"answer=$({MONGOSH} | tail -n 1); case $answer in '{{\"changes\"'*) ;; "
-        '*) echo "mongosh: ${answer:-ended without an answer}" >&2; exit 1;; esac',
-        _stdin=script(_CONTENT, {**wanted, "apply": True}),
-    )
+        yield StringCommand(_APPLY, _stdin=_content(**wanted, apply=True))
 
 
 @operation()
@@ -149,12 +146,12 @@ def certificate(port: int, secret: str, kept: str):
         return
     report("MongoDB: takes the new certificate (rotateCertificates; a restart if it does not)")
     yield StringCommand(
-        f"answer=$({MONGOSH} | tail -n 1); case $answer in '{{\"rotated\"'*) exit 0;; esac; "
+        f"answer=$({PYTHON} | tail -n 1); case $answer in '{{\"rotated\"'*) exit 0;; esac; "
         'echo "rotateCertificates: ${answer:-ended without an answer}; mongod is restarted" >&2; systemctl restart mongod.service && '
         f"timeout 120 sh -c 'until echo | openssl s_client -connect 127.0.0.1:{port} >/dev/null 2>&1; do sleep 0.2; done'",
         _stdin=script(
-            ["connect.js", "kept.js", "certificate.js"],
-            {"port": port, "tls": True, "password": secret_value("mongodb/admin"), "kept": kept},
+            "certificate",
+            {"port": port, "tls": True, "password": secret_value("mongodb/admin"), "kept": kept, "role": CERTIFICATES_ROLE},
         ),
     )
 
@@ -164,9 +161,10 @@ def _with_password(user: Mapping[str, Any]) -> dict[str, Any]:
     return {**user, **password}
 
 
-def script(names: list[str], wanted: Mapping[str, Any]) -> str:
-    """Scripts of files/mongodb for mongosh's standard input, after `wanted`, which may hold secrets."""
-    return f"const wanted = {json.dumps(wanted)};\n" + "".join((_SCRIPTS / name).read_text() for name in names)
+def script(name: str, wanted: Mapping[str, Any]) -> str:
+    """A script of files/mongodb for Python's standard input, after `wanted`, which may hold secrets, and login.py."""
+    given = f"import json\nwanted = json.loads({json.dumps(wanted)!r})\n"
+    return given + "".join((_SCRIPTS / f"{part}.py").read_text() for part in ("login", name))
 
 
 def answer(lines: list[str]) -> dict[str, Any]:
@@ -174,7 +172,7 @@ def answer(lines: list[str]) -> dict[str, Any]:
     for line in reversed(lines):
         if line.startswith("{"):
             return json.loads(line)
-    return {"problem": "mongosh gave no answer: " + " ".join(lines[-3:])}
+    return {"problem": "MongoDB could not be asked: " + " ".join(lines[-3:])}
 
 
 def _stop(problem: str, kept: str) -> str:

@@ -6,14 +6,17 @@ Passwords go to redis-cli on its standard input: none is in a command line or an
 from __future__ import annotations
 
 import shlex
-from typing import Iterable
+from typing import Any, Iterable
 
 from pyinfra import host, state
 from pyinfra.api import StringCommand, operation
 from pyinfra.api.operation import OperationMeta
 
-from facts.units import STAMPS, Unit, Units
+from facts.answers import SECONDS
+from facts.units import STAMPS
 from groundwork.context import secret_value
+from groundwork.questions import SecretQuestion, ask
+from operations import declared
 from operations.report import report, stop
 
 # Which login the running server takes: the one on standard input, or one of those that the host keeps.
@@ -73,7 +76,7 @@ def access(
     if not state.is_executing and any(meta.will_change for meta in after):
         yield "true"  # a prediction: the file will be newer than what the server has read
         return
-    found = (host.get_fact(Units, reads={unit: [acl]}) or {}).get(unit) or Unit()
+    found = declared.units({unit: [acl]})[unit]
     if found.running and found.stale:
         yield _load(port, unit, acl, kept)
     if state.is_executing:
@@ -100,13 +103,28 @@ def _load(port: int, unit: str, acl: str, kept: str) -> StringCommand:
     return StringCommand("\n".join(["set -e", *steps, _STAMP.format(stamps=STAMPS, unit=unit)]), _stdin=wanted)
 
 
+class Logins(SecretQuestion):
+    """Whether users can log in at this moment, on one connection."""
+
+    @staticmethod
+    def command(port: int, **_: Any) -> str:
+        return f"timeout {SECONDS} redis-cli -p {port} 2>&1; true"
+
+    @staticmethod
+    def stdin(users: list[str], **_: Any) -> str:
+        return "\n".join(f"{_auth(user)}\nPING" for user in users)
+
+
 def _logged_in(port: int, unit: str, users: list[str], seconds: int):
-    """Log in as each user, on one connection; a change of nothing."""
+    """See each user log in, and wait for it where they can't yet; a change of nothing."""
+    good, output = ask(host, Logins, port=port, users=users)
+    if good and output.stdout_lines == ["OK", "PONG"] * len(users):
+        return
     wanted = shlex.quote("OK PONG " * len(users))
     good, output = host.run_shell_command(
         StringCommand(_LOG_IN.format(port=port, unit=unit, seconds=seconds, wanted=wanted)),
         _sudo=True,
-        _stdin="\n".join(f"{_auth(user)}\nPING" for user in users),
+        _stdin=Logins.stdin(users=users),
     )
     if not good:
         said = " ".join(output.output_lines[-3:])

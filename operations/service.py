@@ -11,6 +11,7 @@ from pyinfra.api import operation
 from pyinfra.api.operation import OperationMeta
 
 from facts.units import STAMPS, Unit, UnitFiles, Units
+from operations import declared
 from operations.files import ports_free
 from operations.report import report
 
@@ -50,7 +51,7 @@ def services(services: Iterable[Service], after: Iterable[OperationMeta] = ()):
             that this one will too.
     """
     services = list(services)
-    found = host.get_fact(Units, reads={item.unit: list(item.reads) for item in services}) or {}
+    found = declared.units({item.unit: item.reads for item in services})
     if not state.is_executing and any(meta.will_change for meta in after):
         yield "true"  # a prediction: the files will change, so the units will be stale
         return

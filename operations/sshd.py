@@ -10,11 +10,12 @@ from pyinfra.api.operation import OperationMeta
 
 from facts.firewall import UNCONFIRMED
 from facts.sshd import MODULI, MODULI_BITS, Found, Sshd
-from facts.units import STAMPS, Unit, Units
+from facts.units import STAMPS, Unit
+from operations import declared
 from operations.report import report, stop
 from operations.unconfirmed import guarded
 
-READS = ["/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d"]
+READS = {"ssh.service": ["/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d"], "ssh.socket": []}
 
 
 @operation()
@@ -40,8 +41,8 @@ def current(port: int, before: str, after: Iterable[OperationMeta] = ()):
     if found.complaints:
         yield stop(*found.complaints[:-1])
         return
-    units = host.get_fact(Units, reads={"ssh.service": READS, "ssh.socket": []}) or {}
-    reloads = _reload(units.get("ssh.service") or Unit(), units.get("ssh.socket") or Unit(), port)
+    units = declared.units(READS)
+    reloads = _reload(units["ssh.service"], units["ssh.socket"], port)
     # Noted with what is kept: a rollback that finds each file as it was has sshd to reload all the same.
     commands = [*_moduli(found), *(f"touch {UNCONFIRMED}/sshd || exit 1; {command}" for command in reloads)]
     yield from guarded(before, commands)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 
 from pyinfra import host
@@ -12,8 +13,15 @@ from facts.files import Paths
 from groundwork.context import current, secret_value
 from groundwork.settings import HostSettings
 from groundwork.takeover import BEFORE, Found
+from groundwork.templates import ROOT
 from operations import mongodb as database
 from operations.report import report
+
+MONGOSH = (
+    'home=$(mktemp -d) && trap \'rm -rf "$home"\' EXIT && '
+    "HOME=$home mongosh --quiet --norc --nodb --file /dev/stdin"
+)
+"""Runs the script on standard input, and leaves no history: on a host that is not ours yet there may be nothing else."""
 
 _NO_ADMINISTRATOR = (
     "MongoDB has data, and no administrator admin with the secret mongodb/admin, nor can one be made. Its configuration was "
@@ -46,7 +54,7 @@ def mongodb(found: Found | None):
         return
     report("MongoDB: administrator admin made on the data that is there, if it is not there yet")
     yield StringCommand(
-        f"answer=$({database.MONGOSH} | tail -n 1); case $answer in '{{\"login\":\"good\"}}'|'{{\"login\":\"made\"}}') ;; "
+        f"answer=$({MONGOSH} | tail -n 1); case $answer in '{{\"login\":\"good\"}}'|'{{\"login\":\"made\"}}') ;; "
         f"*) printf '%s: %s\\n' {shlex.quote(_NO_ADMINISTRATOR)} \"${{answer:-no answer}}\" >&2; exit 1;; esac",
         _stdin=mongodb_script(found.mongodb.port, apply=True),
     )
@@ -54,7 +62,7 @@ def mongodb(found: Found | None):
 
 def mongodb_login(found: Found) -> str:
     """Whether admin with the secret gets into the MongoDB on the current host: see `MongoDB.login`."""
-    command = StringCommand(f"mongosh --version >/dev/null 2>&1 || {{ echo absent; exit; }}; {database.MONGOSH}")
+    command = StringCommand(f"mongosh --version >/dev/null 2>&1 || {{ echo absent; exit; }}; {MONGOSH}")
     good, output = host.run_shell_command(command, _sudo=True, _stdin=mongodb_script(found.mongodb.port))
     if "absent" in output.stdout_lines:
         return "unknown"
@@ -69,7 +77,7 @@ def mongodb_script(port: int, apply: bool = False) -> str:
         apply: make the administrator.
     """
     wanted = {"port": port, "password": secret_value("mongodb/admin"), "apply": apply}
-    return database.script(["takeover.js"], wanted)
+    return f"const wanted = {json.dumps(wanted)};\n{(ROOT / 'files/mongodb/takeover.js').read_text()}"
 
 
 @operation()

@@ -1,15 +1,21 @@
-"""Waiting for what has been started: acts only while executing, and is no change."""
+"""Waiting for what has been started: acts only while executing, and is no change. What answers at once is not waited for."""
 
 from __future__ import annotations
 
 import shlex
+from functools import partial
+from typing import Callable
 
 from pyinfra import host, state
 from pyinfra.api import StringCommand, operation
 
+from facts.answers import Holds, fetch, knock
 from operations.files import ports_free
 from operations.report import remind, report, stop
 
+
+ATTEMPT_SECONDS = 5
+"""For one attempt, of those who wait."""
 
 SESSION_SECONDS = 180
 """A session of WireGuard's that is older than this is dead (its paper, 6.1: REJECT-AFTER-TIME)."""
@@ -28,9 +34,7 @@ def http(url: str, unit: str, seconds: int = 60, unix_socket: str | None = None,
         unix_socket: path of a socket to ask through.
         contains: text that the answer must contain.
     """
-    through = f"--unix-socket {shlex.quote(unix_socket)} " if unix_socket else ""
-    ask = f"curl -sS --fail-with-body -m 5 {through}{shlex.quote(url)}"
-    yield from _until(f"{ask} 2>&1 | grep -qF -- {shlex.quote(contains)}" if contains else ask, url, unit, seconds)
+    yield from _until(partial(fetch, url, unix_socket, contains), url, unit, seconds)
 
 
 @operation()
@@ -44,9 +48,8 @@ def port(port: int, unit: str, seconds: int = 60, address: str = "127.0.0.1", lo
         address: where it listens.
         log: the file that it says its errors in, for a daemon that has its own and leaves the journal.
     """
-    knock = f"bash -c {shlex.quote(f'exec 3<>/dev/tcp/{address}/{port}')}"
-    ask = f"{ports_free(unit, {port: 'it waits for it'})} && {knock}"
-    yield from _until(ask, f"{address}:{port}", unit, seconds, log)
+    ours = ports_free(unit, {port: "it waits for it"})
+    yield from _until(lambda **given: f"{ours} && {knock(port, address, **given)}", f"{address}:{port}", unit, seconds, log)
 
 
 @operation()
@@ -87,9 +90,15 @@ def cloud_init(seconds: int) -> str:
     )
 
 
-def _until(ask: str, what: str, unit: str, seconds: int, log: str | None = None):
-    if not state.is_executing:
+def _until(check: Callable[..., str], what: str, unit: str, seconds: int, log: str | None = None):
+    """Wait for a check to succeed, where it does not at once.
+
+    Args:
+        check: gives the command; takes the `seconds` that one attempt may last.
+    """
+    if not state.is_executing or host.get_fact(Holds, check=check()):
         return
+    ask = check(seconds=ATTEMPT_SECONDS)
     # A unit that systemd starts for the third time while we wait will not come.
     restarts = f"$(systemctl show -P NRestarts {unit})"
     loop = (
@@ -127,6 +136,8 @@ def handshakes(interface: str, peers: dict[str, str], seconds: int = 30):
     recent = f"NR > 1 && now - $5 < {SESSION_SECONDS} {{ sub(/\\/.*/, \"\", $4); print $4 }}"
     wanted = " ".join(f"-e {shlex.quote(address)}" for address in peers)
     heard = f"wg show {interface} dump | awk -v now=$(date +%s) {shlex.quote(recent)} | grep -xF {wanted}"
+    if host.get_fact(Holds, check=f"[ \"$({heard} | grep -c .)\" = {len(peers)} ]"):
+        return
     ask = f"for i in $(seq {2 * seconds}); do heard=$({heard}); [ $(echo \"$heard\" | grep -c .) = {len(peers)} ] && break; sleep 0.5; done; echo \"$heard\""
     _, output = host.run_shell_command(StringCommand(ask), _sudo=True)
     there = set(output.stdout_lines)

@@ -12,7 +12,7 @@ from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
 from groundwork.settings import Port, bracketed
 from groundwork.topology import Flow, Here
-from operations import accounts, files, service, uv, wait
+from operations import accounts, files, service, wait
 from tasks.packages import install
 
 CONFIGURATION = "/etc/app"
@@ -118,6 +118,17 @@ class Settings(ServerSettings, MongoDBSettings):
                 f"each), and the host has {room} for the application"
             )
 
+    def services(self, here: Here) -> list[service.Service]:
+        reads = (
+            f"{self.root}/current",
+            f"{self.root}/current/.venv",
+            f"{CONFIGURATION}/environment",
+            f"{CONFIGURATION}/gunicorn.conf.py",
+            uris.AUTHORITY,
+        )
+        ports = {self.port: "app_port"} if len(self.binds(here)) > 1 else {}
+        return [service.Service("app.service", reads=reads, ports=ports)]
+
 
 @role(Settings, "Application")
 def app(settings: Settings, here: Here) -> None:
@@ -132,19 +143,7 @@ def app(settings: Settings, here: Here) -> None:
     # run
     service.services(
         name="Service",
-        services=[
-            service.Service(
-                "app.service",
-                reads=(
-                    f"{settings.root}/current",
-                    f"{settings.root}/current/.venv",
-                    f"{CONFIGURATION}/environment",
-                    f"{CONFIGURATION}/gunicorn.conf.py",
-                    uris.AUTHORITY,
-                ),
-                ports={settings.port: "app_port"} if len(settings.binds(here)) > 1 else {},
-            )
-        ],
+        services=settings.services(here),
         after=[configured, *brought],
     )
     if settings.health_path:

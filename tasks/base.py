@@ -289,6 +289,24 @@ class Settings(RoleSettings):
         jumps = [address for address in connections.jumps(here) if is_address(address)]
         return list(dict.fromkeys([*hosts, *sources, *jumps, *self.ban_never]))
 
+    def services(self, here: Here) -> list[service.Service]:
+        # In a container nobody sets the clock: chrony's own condition keeps it off there.
+        clock = None if here.machine and here.machine.container else True
+        return [
+            # Started and reloaded on probation; at boot it loads what is on disk.
+            service.Service(firewall.UNIT, running=None, restart=False),
+            service.Service(unconfirmed.UNIT, running=None),
+            service.Service("systemd-journald.service", reads=("/etc/systemd/journald.conf.d",), enabled=None),
+            service.Service("chrony.service", reads=("/etc/chrony/sources.d",), running=clock),
+            service.Service("fail2ban.service", reads=("/etc/fail2ban/jail.d",), reload=True),
+            service.Service("unattended-upgrades.service"),
+            service.Service("apt-daily.timer"),
+            service.Service("apt-daily-upgrade.timer"),
+        ]
+
+    def reads(self, here: Here) -> dict[str, list[str]]:
+        return {**super().reads(here), **sshd.READS}
+
     def installs(self, here: Here) -> dict[str, str | None]:
         return dict.fromkeys(PACKAGES)
 
@@ -570,23 +588,7 @@ def base(settings: Settings, here: Here) -> None:
     sysctl.settings(name="Kernel settings", role="base", values={**SYSCTLS, **settings.sysctls})
     swap.file(name="Swap", size=settings.swap(here))
 
-    # In a container nobody sets the clock: chrony's own condition keeps it off there.
-    clock = None if here.machine and here.machine.container else True
-    service.services(
-        name="Services",
-        services=[
-            # Started and reloaded below, on probation; at boot it loads what is on disk.
-            service.Service(firewall.UNIT, running=None, restart=False),
-            service.Service(unconfirmed.UNIT, running=None),
-            service.Service("systemd-journald.service", reads=("/etc/systemd/journald.conf.d",), enabled=None),
-            service.Service("chrony.service", reads=("/etc/chrony/sources.d",), running=clock),
-            service.Service("fail2ban.service", reads=("/etc/fail2ban/jail.d",), reload=True),
-            service.Service("unattended-upgrades.service"),
-            service.Service("apt-daily.timer"),
-            service.Service("apt-daily-upgrade.timer"),
-        ],
-        after=[configured],
-    )
+    service.services(name="Services", services=settings.services(here), after=[configured])
 
     keep = unconfirmed.keep(settings.confirm_seconds, settings.kept(here))
     ways_in = files.table(name="Ways in", rows=settings.ways_in(here), settings=settings, before=keep)

@@ -104,6 +104,10 @@ class Settings(RoleSettings):
             File(f"/etc/systemd/system/{UNIT}", template="chromadb/chromadb.service.j2", variables=paths),
         ]
 
+    def services(self, here: Here) -> list[service.Service]:
+        reads = (CONFIGURATION, f"{ENVIRONMENTS}/current")
+        return [service.Service(UNIT, reads=reads, ports={self.port: "chromadb_port"})]
+
 
 @role(Settings, "ChromaDB")
 def chromadb(settings: Settings, here: Here) -> None:
@@ -116,13 +120,7 @@ def chromadb(settings: Settings, here: Here) -> None:
 
     service.services(
         name="Service",
-        services=[
-            service.Service(
-                UNIT,
-                reads=(CONFIGURATION, f"{ENVIRONMENTS}/current"),
-                ports={settings.port: "chromadb_port"},
-            )
-        ],
+        services=settings.services(here),
         after=[configured],
     )
     wait.http(name="Heartbeat", url=f"{settings.url(here)}/api/v2/heartbeat", unit=UNIT, seconds=120)

@@ -210,6 +210,13 @@ class Settings(RoleSettings):
         missing = f"docker_publish_address: {self.publish_address} is no address of this host"
         return f'[ -n "$(ip -o addr show to {self.publish_address})" ] || {{ echo {shlex.quote(missing)}; exit 1; }}\n'
 
+    def services(self, here: Here) -> list[service.Service]:
+        return [
+            service.Service(STOP_UNIT),
+            service.Service("containerd.service", reads=("/usr/bin/containerd",)),
+            service.Service("docker.service", reads=(CONFIGURATION, "/usr/sbin/dockerd", "/usr/bin/dockerd")),
+        ]
+
     def files(self, here: Here) -> list[Row]:
         rows: list[Row] = [
             Directory("/etc/docker"),
@@ -247,13 +254,7 @@ def docker(settings: Settings, here: Here) -> None:
 
     service.services(
         name="Service",
-        services=[
-            service.Service(STOP_UNIT),
-            service.Service("containerd.service", reads=("/usr/bin/containerd",)),
-            service.Service(
-                "docker.service", reads=(CONFIGURATION, "/usr/sbin/dockerd", "/usr/bin/dockerd")
-            ),
-        ],
+        services=settings.services(here),
         after=[configured],
     )
     wait.http(

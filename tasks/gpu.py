@@ -229,6 +229,13 @@ class Settings(RoleSettings):
     def container_runtimes(self, here: Here) -> dict[str, str]:
         return {"nvidia": "nvidia-container-runtime"} if self.card else {}
 
+    def services(self, here: Here) -> list[service.Service]:
+        return [
+            # First: on Ubuntu the other runs only for those who want it.
+            service.Service("groundwork-gpu.service"),
+            service.Service("nvidia-persistenced.service", reads=("/usr/bin/nvidia-persistenced",)),
+        ]
+
     def files(self, here: Here) -> list[Row]:
         return [*self.early_files(here), *([UNIT] if self.card else [])]
 
@@ -301,11 +308,7 @@ def gpu(settings: Settings, here: Here) -> None:
     configured = files.table(name="Configuration", rows=[UNIT], settings=settings)
     service.services(
         name="Services",
-        services=[
-            # First: on Ubuntu the other runs only for those who want it.
-            service.Service("groundwork-gpu.service"),
-            service.Service("nvidia-persistenced.service", reads=("/usr/bin/nvidia-persistenced",)),
-        ],
+        services=settings.services(here),
         after=[configured],
     )
 

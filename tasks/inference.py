@@ -13,7 +13,7 @@ from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
 from groundwork.settings import Port, bracketed
 from groundwork.topology import Flow, Here
-from operations import accounts, files, service, uv, wait
+from operations import accounts, files, service, wait
 from tasks.packages import install
 
 CONFIGURATION = "/etc/inference"
@@ -85,6 +85,15 @@ class Settings(ServerSettings):
                 "name the networks of its clients"
             )
 
+    def services(self, here: Here) -> list[service.Service]:
+        reads = (
+            f"{self.root}/current",
+            f"{self.root}/current/.venv",
+            f"{CONFIGURATION}/environment",
+            f"{CONFIGURATION}/gunicorn.conf.py",
+        )
+        return [service.Service(UNIT, reads=reads, ports={self.port: "inference_port"})]
+
 
 @role(Settings, "Inference")
 def inference(settings: Settings, here: Here) -> None:
@@ -99,18 +108,7 @@ def inference(settings: Settings, here: Here) -> None:
     # run
     service.services(
         name="Service",
-        services=[
-            service.Service(
-                UNIT,
-                reads=(
-                    f"{settings.root}/current",
-                    f"{settings.root}/current/.venv",
-                    f"{CONFIGURATION}/environment",
-                    f"{CONFIGURATION}/gunicorn.conf.py",
-                ),
-                ports={settings.port: "inference_port"},
-            )
-        ],
+        services=settings.services(here),
         after=[configured, *brought],
     )
     if settings.health_path:

@@ -103,6 +103,9 @@ class Settings(RoleSettings):
     def flows(self) -> list[Flow]:
         return [Flow(source, self.role, self.port, "udp") for source in self.sources if self.endpoint]
 
+    def services(self, here: Here) -> list[service.Service]:
+        return [service.Service(UNIT, reads=(CONFIGURATION,), reload=True)]
+
     def installs(self, here: Here) -> dict[str, str | None]:
         return dict.fromkeys(["wireguard-tools", *(["wireguard-go"] if self.userspace else [])])
 
@@ -185,7 +188,7 @@ def link(settings: Settings, here: Here) -> None:
     configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
     service.services(
         name="Service",
-        services=[service.Service(UNIT, reads=(CONFIGURATION,), reload=True)],
+        services=settings.services(here),
         after=[configured],
     )
     wait.handshakes(

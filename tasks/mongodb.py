@@ -33,6 +33,8 @@ FINGERPRINTS = {
 """Of the vendor's release signing keys."""
 
 PACKAGES = ("mongodb-org", "mongodb-org-database", "mongodb-org-server", "mongodb-mongosh")
+PYMONGO = "python3-pymongo"
+"""The distribution's: by it Groundwork asks for users and collections. mongosh is for people."""
 SYSCTLS = {
     "vm.swappiness": 1,
     # Two memory maps a connection, 64000 connections.
@@ -123,7 +125,7 @@ class Settings(RoleSettings):
     mark = "/etc/systemd/system/mongod.service.d/groundwork.conf"
     units = ("mongod.service",)
     random_secrets = True
-    holds = True
+    holds = PACKAGES
     memory_weight = 4
     memory_minimum = 512
 
@@ -394,6 +396,12 @@ class Settings(RoleSettings):
             File("/etc/logrotate.d/groundwork-mongodb", template="mongodb/logrotate.j2"),
         ]
 
+    def services(self, here: Here) -> list[service.Service]:
+        return [
+            service.Service("groundwork-huge-pages.service", running=not (here.machine and here.machine.container)),
+            service.Service("mongod.service", reads=("/etc/mongod.conf", "/usr/bin/mongod")),
+        ]
+
     def kept(self) -> list[Row]:
         """The administrator's password, once it is seen to work."""
         return [
@@ -405,7 +413,7 @@ class Settings(RoleSettings):
         return {"mongodb-org": self.repository_for(here)}
 
     def installs(self, here: Here) -> dict[str, str | None]:
-        return {name: self.version if name.startswith("mongodb-org") else None for name in PACKAGES}
+        return {name: self.version if name.startswith("mongodb-org") else None for name in (*PACKAGES, PYMONGO)}
 
     def repository_for(self, here: Here) -> dict:
         """Arguments for operations.repository: where the series is for this distribution."""
@@ -431,12 +439,9 @@ def mongodb(settings: Settings, here: Here) -> None:
     database.administrator(
         name="Administrator", data_directory=settings.data_directory, kept=KEPT_PASSWORD
     )
-    kernel = service.Service(
-        "groundwork-huge-pages.service", running=not (here.machine and here.machine.container)
-    )
     service.services(
         name="Service",
-        services=[kernel, service.Service("mongod.service", reads=("/etc/mongod.conf", "/usr/bin/mongod"))],
+        services=settings.services(here),
         after=[configured],
     )
     wait.port(name="Ready", port=settings.port, unit="mongod.service", seconds=120, log=LOG)

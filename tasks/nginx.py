@@ -160,6 +160,15 @@ class Settings(RoleSettings):
     def secrets(self, here: Here) -> list[Secret]:
         return [self.tls_key] if self.provided else []
 
+    def services(self, here: Here) -> list[service.Service]:
+        reads = ("/etc/nginx/nginx.conf", "/etc/nginx/mime.types", CERTIFICATE)
+        renewal = [
+            service.Service("certbot.timer"),
+            # The timer starts it: here only systemd is told of a changed drop-in.
+            service.Service("certbot.service", enabled=None, running=None),
+        ]
+        return [service.Service("nginx.service", reads=reads, reload=True, ports=PORTS), *(renewal if self.acme else [])]
+
     def installs(self, here: Here) -> dict[str, str | None]:
         return dict.fromkeys(["nginx", "openssl", "logrotate", *(["certbot", "curl"] if self.acme else [])])
 
@@ -285,18 +294,9 @@ def nginx(settings: Settings, here: Here) -> None:
         )
 
     # run
-    reads = ("/etc/nginx/nginx.conf", "/etc/nginx/mime.types", CERTIFICATE)
-    renewal = [
-        service.Service("certbot.timer"),
-        # The timer starts it: here only systemd is told of a changed drop-in.
-        service.Service("certbot.service", enabled=None, running=None),
-    ]
     service.services(
         name="Service",
-        services=[
-            service.Service("nginx.service", reads=reads, reload=True, ports=PORTS),
-            *(renewal if settings.acme else []),
-        ],
+        services=settings.services(here),
         after=after,
     )
     wait.port(name="Ready", port=443, unit="nginx.service", seconds=30)

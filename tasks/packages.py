@@ -43,7 +43,7 @@ def _install(roles: list[RoleSettings], here: Here) -> None:
     apt.packages(
         name="Packages",
         present={name: version for _, packages in wanted for name, version in packages.items()},
-        held=[name for settings, packages in wanted if settings.holds for name in packages],
+        held=[name for settings in roles for name in settings.holds],
         upgrade_once=bool(base and base.first_run_upgrade),
         setting=" or ".join(f"{settings.role}_version" for settings, packages in wanted if any(packages.values())),
     )

@@ -163,6 +163,13 @@ class Settings(RoleSettings):
             File(f"/etc/systemd/system/{UNIT}.d/groundwork.conf", template="redis/redis-server.service.j2"),
         ]
 
+    def services(self, here: Here) -> list[service.Service]:
+        return [service.Service(UNIT, reads=(CONFIGURATION, "/usr/bin/redis-server"), ports={self.port: "redis_port"})]
+
+    def reads(self, here: Here) -> dict[str, list[str]]:
+        # A change of the ACL is no reason for a restart: operations.redis has it loaded.
+        return {UNIT: [*super().reads(here)[UNIT], ACL]}
+
     def kept(self) -> list[Row]:
         """The administrator's login, once it is seen to work."""
         return [
@@ -188,11 +195,7 @@ def redis(settings: Settings, here: Here) -> None:
     configured = files.table(name="Configuration", rows=settings.files(here), settings=settings)
     service.services(
         name="Service",
-        services=[
-            service.Service(
-                UNIT, reads=(CONFIGURATION, "/usr/bin/redis-server"), ports={settings.port: "redis_port"}
-            )
-        ],
+        services=settings.services(here),
         after=[configured],
     )
     database.access(

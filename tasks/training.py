@@ -20,7 +20,7 @@ from groundwork.rows import Directory, File, Row
 from groundwork.settings import Part, matching
 from groundwork.sources import shown
 from groundwork.topology import Here
-from operations import accounts, files, service, uv
+from operations import accounts, files, service
 from tasks.packages import install
 
 CONFIGURATION = "/etc/training"
@@ -143,7 +143,7 @@ class Settings(MongoDBSettings):
     def further_units(self) -> list[str]:
         return [f"{job.unit}.timer" for job in self.jobs if job.schedule]
 
-    def services(self) -> list[service.Service]:
+    def services(self, here: Here) -> list[service.Service]:
         """Jobs are left alone, timers run, and what reports goes on where it is."""
         found = []
         for job in self.jobs:
@@ -177,6 +177,6 @@ def training(settings: Settings, here: Here) -> None:
     settings.bring()
 
     # run
-    declared = settings.services()
+    declared = settings.services(here)
     service.only(name="Jobs that are gone", pattern="training-*", units=[item.unit for item in declared])
     service.services(name="Jobs", services=declared, after=[configured])

@@ -1,6 +1,6 @@
 # Makes the first administrator, while nobody but root can knock: mongod listens on one unix socket in a
 # 0700 directory and on no TCP port, where the localhost exception lets the first user be made and no
-# other. $1 is the data directory. The script for mongosh, which holds the password, is standard input.
+# other. $1 is the data directory. The script for Python, which holds the password, is standard input.
 set -eu
 data=$1
 unit=groundwork-mongodb-administrator
@@ -20,8 +20,7 @@ fi
 # does not start (its drop-in).
 touch $marker
 
-home=$(mktemp -d)
-trap 'systemctl stop $unit 2>/dev/null || true; rm -rf "$home"' EXIT
+trap 'systemctl stop $unit 2>/dev/null || true' EXIT
 
 start() {
   systemd-run --quiet --unit=$unit --collect -p User=mongodb -p Group=mongodb \
@@ -48,8 +47,7 @@ if ! [ -S $private/mongod.sock ]; then
   journalctl --no-pager -o cat -n 20 -u $unit >&2
   exit 1
 fi
-# HOME is a directory of its own, so that mongosh leaves no history and no log behind.
-HOME=$home mongosh --quiet --norc --nodb --file /dev/stdin
+/usr/bin/python3 -I -S -
 systemctl stop $unit
 rm -f $marker
 sync /var/lib/groundwork

@@ -648,7 +648,7 @@ def test_the_firewall_is_loaded_anew_on_probation_only(monkeypatch):
 
 def test_systemd_reads_its_units_once_for_all_that_are_enabled(monkeypatch):
     units = {name: Unit(loaded=True, active="inactive", enabled="disabled") for name in ("a.service", "b.service")}
-    monkeypatch.setattr(service, "host", SimpleNamespace(get_fact=lambda fact, **_: units))
+    monkeypatch.setattr(service.declared, "units", lambda reads: units)
     monkeypatch.setattr(service, "state", SimpleNamespace(is_executing=True))
     monkeypatch.setattr(service, "report", lambda message: None)
     commands = list(service.services._inner([service.Service(name) for name in units]))

@@ -23,7 +23,7 @@ class Here(Connector):
     """Commands are run on this machine."""
 
     def connect(self):
-        self.alone = []
+        self.sent_alone = []
 
     def _run_script(self, text):
         self.scripts += 1
@@ -35,7 +35,7 @@ def _run(self, command, print_output=False, print_input=False, **arguments):
     stdin = arguments.pop("_stdin", None)
     for name in ("_success_exit_codes", "_timeout", "_get_pty", "_sudo"):
         arguments.pop(name, None)
-    self.alone.append(str(command))
+    self.sent_alone.append(str(command))
     line = make_unix_command(StringCommand(command), **arguments).get_raw_value()
     done = subprocess.run(line, shell=True, input=stdin or "", capture_output=True, text=True)
     lines = [OutputLine("stdout", item) for item in done.stdout.splitlines()]
@@ -101,11 +101,11 @@ WANTED = [[name] for name in "abcdefgh"]
 def test_the_first_run_asks_in_the_ordinary_way_and_the_second_once(run, paths):
     (host,) = run()
     assert all_of(host, paths) == WANTED
-    assert (host.connector.scripts, len(host.connector.alone)) == (0, 8)
+    assert (host.connector.scripts, len(host.connector.sent_alone)) == (0, 8)
     end(host)
     (host,) = run()
     assert all_of(host, paths) == WANTED
-    assert (host.connector.scripts, len(host.connector.alone)) == (1, 0)
+    assert (host.connector.scripts, len(host.connector.sent_alone)) == (1, 0)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def again(run, paths):
 
 def test_the_same_question_again_is_answered_again(again, paths):
     assert all_of(again, [*paths, *paths]) == WANTED + WANTED
-    assert (again.connector.scripts, len(again.connector.alone)) == (1, 0)
+    assert (again.connector.scripts, len(again.connector.sent_alone)) == (1, 0)
 
 
 def test_a_command_drops_every_answer(again, paths):
@@ -200,16 +200,16 @@ def test_a_new_question_is_asked_alone_and_remembered(run, again, paths, tmp_pat
     new = tmp_path / "new"
     new.write_text("new\n")
     assert all_of(again, [paths[0], str(new), *paths[1:]]) == [["a"], ["new"], *WANTED[1:]]
-    assert (again.connector.scripts, len(again.connector.alone)) == (1, 1)
+    assert (again.connector.scripts, len(again.connector.sent_alone)) == (1, 1)
     end(again)
     (host,) = run()
     all_of(host, [paths[0], str(new), *paths[1:]])
-    assert (host.connector.scripts, len(host.connector.alone)) == (1, 0)
+    assert (host.connector.scripts, len(host.connector.sent_alone)) == (1, 0)
 
 
 def test_a_new_question_that_comes_first_is_asked_with_the_others(again, paths, tmp_path):
     assert all_of(again, [str(tmp_path / "nothing"), *paths]) == [["none"], *WANTED]
-    assert (again.connector.scripts, len(again.connector.alone)) == (1, 0)
+    assert (again.connector.scripts, len(again.connector.sent_alone)) == (1, 0)
 
 
 def test_what_is_not_asked_any_more_is_forgotten(run, again, paths):
@@ -225,7 +225,7 @@ def test_a_run_that_failed_forgets_nothing(run, again, paths):
     end(again, stage=StateStage.Execute)
     (host,) = run()
     all_of(host, paths)
-    assert (host.connector.scripts, len(host.connector.alone)) == (1, 0)
+    assert (host.connector.scripts, len(host.connector.sent_alone)) == (1, 0)
 
 
 def test_a_question_that_fails_is_asked_alone_and_fails_as_ever(run, paths):
@@ -241,12 +241,12 @@ def test_a_question_that_fails_is_asked_alone_and_fails_as_ever(run, paths):
     end(host)
     (host,) = run()
     assert asked(host) == first == (None, WANTED)
-    assert (host.connector.scripts, len(host.connector.alone)) == (1, 1)
+    assert (host.connector.scripts, len(host.connector.sent_alone)) == (1, 1)
 
 
 def test_a_shell_that_speaks_first_is_not_asked_together(again, paths, monkeypatch):
     monkeypatch.setattr(Here, "_shell", lambda self, arguments: "echo Welcome; sh")
-    assert all_of(again, paths) == WANTED and len(again.connector.alone) == 8
+    assert all_of(again, paths) == WANTED and len(again.connector.sent_alone) == 8
 
 
 @pytest.mark.parametrize("error", [OSError("cut"), EOFError(), ssh.SSHException("gone"), TimeoutError()], ids=repr)
@@ -255,28 +255,33 @@ def test_a_script_that_could_not_be_sent_is_asked_alone(again, paths, monkeypatc
         raise error
 
     monkeypatch.setattr(Here, "_run_script", cut)
-    assert all_of(again, paths) == WANTED and len(again.connector.alone) == 8
+    assert all_of(again, paths) == WANTED and len(again.connector.sent_alone) == 8
 
 
 class Password(SecretQuestion):
     now = "one"
-    command = staticmethod(lambda user: f"read -r line; echo {user}:$line")
-    stdin = staticmethod(lambda user: f"{Password.now}\n")
+    command = staticmethod(lambda user, roles: f"read -r line; echo {user}:$line")
+    stdin = staticmethod(lambda user, roles: f"{Password.now} {roles}\n")
+
+
+ANNA = {"user": "anna", "roles": {"b": 1, "a": (2, 3)}}
+"""Read again, it is in another order, and has a list for a tuple."""
+AGAIN = "{'a': [2, 3], 'b': 1}"
 
 
 def test_a_question_with_secrets_is_asked_with_the_others(run, paths):
     (host,) = run()
     all_of(host, paths)
-    assert ask(host, Password, user="anna")[1].stdout_lines == ["anna:one"]
+    assert ask(host, Password, **ANNA)[1].stdout_lines == [f"anna:one {AGAIN}"]
     end(host)
     (host,) = run()
     Password.now = "two"
     all_of(host, paths)
-    assert ask(host, Password, user="anna")[1].stdout_lines == ["anna:two"]
-    assert (host.connector.scripts, host.connector.alone) == (1, [])
+    assert ask(host, Password, **ANNA)[1].stdout_lines == [f"anna:two {AGAIN}"]
+    assert (host.connector.scripts, host.connector.sent_alone) == (1, [])
     # What has changed since it was sent counts as never asked.
     Password.now = "three"
-    assert ask(host, Password, user="anna")[1].stdout_lines == ["anna:three"]
+    assert ask(host, Password, **ANNA)[1].stdout_lines == [f"anna:three {AGAIN}"]
 
 
 def test_a_fact_that_asks_another_first_stays_a_question(run, paths, tmp_path):
@@ -292,7 +297,7 @@ def test_a_fact_that_asks_another_first_stays_a_question(run, paths, tmp_path):
     asked(host)
     end(host)
     (host,) = run()
-    assert asked(host) == ["b"] and (host.connector.scripts, host.connector.alone) == (1, [])
+    assert asked(host) == ["b"] and (host.connector.scripts, host.connector.sent_alone) == (1, [])
 
 
 def test_what_is_no_question_is_none(again, paths):

@@ -20,7 +20,7 @@ import operations.apt
 import operations.report
 from facts.gpu import REBOOTED, Available, Card, Cards, Driver, DriverState, Smi
 from facts.machine import BOOT, SECURE_BOOT, Machine
-from facts.packages import Apt, AptState
+from facts.packages import Apt, AptState, Installed
 from groundwork.cuda import Build
 from groundwork.rows import Absent
 from groundwork.templates import render
@@ -129,7 +129,7 @@ def installs(monkeypatch):
 
     def run(wanted: Wanted, state: AptState, lacks: str = "") -> list[str]:
         available = set(wanted.packages("6.8.0-45-generic")) - {lacks}
-        answers = {Driver: DriverState("6.8.0-45-generic", ["generic"]), Apt: state, Available: available}
+        answers = {Driver: DriverState("6.8.0-45-generic", ["generic"]), Apt: state, Installed: state.versions, Available: available}
         fake = SimpleNamespace(get_fact=lambda fact, **_: answers[fact], log=lambda text: None, run_shell_command=lambda *_, **__: (True, None))
         for module in (gpu, operations.report, operations.apt):
             monkeypatch.setattr(module, "host", fake)

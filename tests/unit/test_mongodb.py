@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
+import socket
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -267,33 +268,177 @@ def test_public_networks_come_in_with_tls_only(tls, make_here, source, refused):
     assert list(here.settings(Settings).errors(here)) == []
 
 
-# What the administrator has no business to keep
+# The script itself, against a pymongo that only pretends: it knows this much. (tests/lab/test_rotation.py has the real one.)
 
-CUT_OFF = """
-const dropped = [];
-let roles = ROLES;
-const database = {
-  getRole: name => roles.includes(name) ? {role: name} : null,
-  dropRole: name => { dropped.push(name); roles = roles.filter(other => other !== name); },
-  runCommand: () => ({users: []}),
-};
-globalThis.Mongo = function () { this.getDB = () => database; };
-globalThis.print = text => console.log(JSON.stringify({...JSON.parse(text), dropped}));
+PYMONGO = """
+import json, pymongo.errors
+
+class MongoClient:
+    def __init__(self, username=None, password=None, authSource=None, **options):
+        assert options["directConnection"] and ("tls" in options) == KNOWN["tls"], options
+        self.refused = KNOWN["logins"].get(f"{authSource}.{username}") != password
+
+    def __getitem__(self, name):
+        return Database(name, self.refused)
+
+class Database:
+    def __init__(self, name, refused):
+        self.name, self.refused = name, refused
+
+    def command(self, command, value=1, **given):
+        if self.refused:  # as in pymongo: at the first command, not before
+            raise pymongo.errors.OperationFailure("Authentication failed.", 18)
+        if command == "rolesInfo":
+            return {"roles": [role for role in KNOWN["roles"] if role == value]}
+        if command == "usersInfo":
+            return {"users": KNOWN["users"]}
+        if command == "listCollections":
+            return {"cursor": {"firstBatch": [item for item in KNOWN["collections"] if item["name"] == given["filter"]["name"]]}}
+        if command == "listIndexes":
+            return {"cursor": {"firstBatch": KNOWN["indexes"]}}
+        if command != "ping":
+            with open(KNOWN["done"], "a") as file:
+                print(self.name, command, value, json.dumps(given), file=file)
+        return {}
+"""
+ERRORS = """
+class PyMongoError(Exception):
+    pass
+
+class OperationFailure(PyMongoError):
+    def __init__(self, said, code):
+        super().__init__(said)
+        self.code, self.details = code, {"errmsg": said}
 """
 
+ROLE = operation.CERTIFICATES_ROLE
+OWNER = {"name": "owner", "database": "d", "roles": ["readWrite"], "state": "present"}
+THERE = {"user": "owner", "db": "d", "roles": [{"role": "readWrite", "db": "d"}]}
+ITEMS = {"database": "d", "name": "items", "timeseries": None, "indexes": []}
+SERIES = {"timeField": "t", "metaField": None, "granularity": "minutes"}
+BY_DATE = {"keys": {"at": -1}, "unique": False, "expire_after": None}
 
-@pytest.mark.skipif(not shutil.which("node"), reason="there is no node here")
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """`asked(known, users, collections, apply)`: what content.py says, and the commands that change which it gave."""
+    monkeypatch.setattr(operation, "secret_value", lambda name: f"'{name}' \\\\ \"$x")
+
+    def ask(known: dict, users: list = [], collections: list = [], apply: bool = False, tls: bool = False):  # noqa: B006
+        admin, owner = operation.secret_value("mongodb/admin"), operation.secret_value("mongodb/owner")
+        done = tmp_path / "done"
+        done.write_text("")
+        known = {
+            "tls": tls, "logins": {"admin.admin": admin, "d.owner": owner}, "roles": [], "users": [], "collections": [],
+            "indexes": [], "done": str(done), **known,
+        }  # fmt: skip
+        (tmp_path / "pymongo").mkdir(exist_ok=True)
+        (tmp_path / "pymongo" / "__init__.py").write_text(f"KNOWN = {known!r}\n{PYMONGO}")
+        (tmp_path / "pymongo" / "errors.py").write_text(ERRORS)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            given = {"port": server.getsockname()[1], "tls": tls, "kept": str(tmp_path / "kept"), "users": users, "collections": collections}
+            read = operation._content(**given, apply=True) if apply else operation.Content.stdin(**given)
+            # Without -I, which would keep what pretends away.
+            ended = subprocess.run(
+                [sys.executable, "-"], input=read, capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)}
+            )
+        assert ended.returncode == 0, ended.stderr
+        return operation.answer(ended.stdout.splitlines()), done.read_text().splitlines()
+
+    return ask
+
+
+@pytest.mark.parametrize("tls", [True, False])
 @pytest.mark.parametrize("role, apply, changed, dropped", [(True, True, True, True), (True, False, True, False), (False, True, False, False)])
-def test_a_role_that_was_left_by_a_run_that_was_cut_off_is_taken_away(tmp_path, role, apply, changed, dropped):
-    """content.js itself, against a MongoDB that knows this much."""
-    name = "groundworkCertificates"
-    wanted = {"port": 27017, "tls": True, "password": "x", "kept": str(tmp_path / "kept"), "users": [], "collections": [], "apply": apply}
-    (tmp_path / "script.js").write_text(
-        CUT_OFF.replace("ROLES", json.dumps([name] if role else [])) + operation.script(["connect.js", "kept.js", "content.js"], wanted)
-    )
-    said = json.loads(subprocess.run(["node", tmp_path / "script.js"], capture_output=True, text=True, check=True).stdout)
-    assert [name in change for change in said["changes"]] == [True] * changed
-    assert said["dropped"] == [name] * dropped
+def test_a_role_that_was_left_by_a_run_that_was_cut_off_is_taken_away(asked, tls, role, apply, changed, dropped):
+    said, done = asked({"roles": [ROLE] if role else []}, apply=apply, tls=tls)
+    assert [ROLE in change for change in said["changes"]] == [True] * changed
+    assert done == [f"admin dropRole {ROLE} {{}}"] * dropped
+
+
+@pytest.mark.parametrize(
+    "known, users, said",
+    [
+        ({"users": [THERE]}, [OWNER], []),
+        ({}, [OWNER], ["user owner of d: new, readWrite"]),
+        ({"users": [THERE]}, [{**OWNER, "roles": ["read", "dbAdmin"]}], ["user owner of d: roles read, dbAdmin"]),
+        ({"users": [THERE]}, [{**OWNER, "state": "absent"}], ["user owner of d: removed"]),
+        ({}, [{**OWNER, "state": "absent"}], []),
+        ({"users": [{**THERE, "db": "e"}], "logins": {}}, [], "refused"),
+    ],
+)
+def test_what_is_said_is_what_is_then_done(asked, known, users, said):
+    found, done = asked(known, users)
+    assert found.get("problem", found.get("changes")) == said and done == []
+    if said != "refused":
+        found, done = asked(known, users, apply=True)
+        assert found["changes"] == said and len(done) == len(said)
+
+
+def test_a_user_whose_password_is_another_gets_it(asked):
+    admin = {"admin.admin": operation.secret_value("mongodb/admin")}
+    found, done = asked({"users": [THERE], "logins": {**admin, "d.owner": "before"}}, [OWNER], [ITEMS], apply=True)
+    # Whose collections can't be looked at yet: this pretender does not take the new one.
+    assert found["changes"] == ["user owner of d: password", "collection d.items: with its user"]
+    assert done == [f"d updateUser owner {json.dumps({'pwd': operation.secret_value('mongodb/owner')})}"]
+
+
+def test_a_user_of_the_same_name_elsewhere_is_told_and_left(asked):
+    found, done = asked({"users": [THERE, {**THERE, "db": "e"}]}, [OWNER], apply=True)
+    assert found["changes"] == done == [] and "there is a user owner of e too" in found["notes"][0]
+
+
+def test_the_administrators_new_password_is_announced_before_it_is_set(asked, tmp_path):
+    (tmp_path / "kept").write_text("older")
+    (tmp_path / "kept.new").write_text("known")
+    found, done = asked({"logins": {"admin.admin": "known"}})
+    assert found["changes"] == ["administrator admin: password"] and (tmp_path / "kept").read_text() == "older"
+    found, done = asked({"logins": {"admin.admin": "known"}}, apply=True)
+    assert (tmp_path / "kept").read_text() == "known" and len(done) == 1
+    assert (tmp_path / "kept.new").read_text() == operation.secret_value("mongodb/admin")
+    assert (tmp_path / "kept.new").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "item, there, indexes, changes",
+    [
+        ({}, None, [], ["collection d.items: new"]),
+        ({"timeseries": SERIES}, None, [], ["collection d.items: new, a time series"]),
+        ({}, {}, [], []),
+        ({"timeseries": SERIES}, {"type": "timeseries", "options": {"timeseries": {"timeField": "t", "granularity": "minutes"}}}, [], []),
+        ({"timeseries": SERIES}, {"type": "timeseries", "options": {"timeseries": {"timeField": "other"}}}, [], "exists with other options"),
+        ({"timeseries": SERIES}, {}, [], "exists with other options"),
+        ({"indexes": [BY_DATE]}, {}, [{"name": "at_-1"}], []),
+        ({"indexes": [BY_DATE]}, {}, [{"name": "_id_"}], ['index {"at":-1} of d.items']),
+        ({"indexes": [{**BY_DATE, "unique": True}]}, {}, [{"name": "at_-1"}], ['index {"at":-1} of d.items']),
+        ({"indexes": [{**BY_DATE, "expire_after": 60}]}, {}, [{"name": "at_-1", "expireAfterSeconds": 60.0}], []),
+    ],
+)
+def test_collections_and_indexes(asked, item, there, indexes, changes):
+    known = {"users": [THERE], "collections": [] if there is None else [{"name": "items", "type": "collection", "options": {}, **there}]}
+    found, done = asked({**known, "indexes": indexes}, [OWNER], [{**ITEMS, **item}], apply=True)
+    if isinstance(changes, str):
+        assert changes in found["problem"] and done == []
+    else:
+        assert found["changes"] == changes and len(done) == len(changes)
+
+
+def test_where_nobody_listens_it_is_said_at_once(tmp_path, monkeypatch):
+    """Asked for real: with no pymongo, and with no server."""
+    monkeypatch.setattr(operation, "secret_value", lambda name: "x")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    (tmp_path / "pymongo").mkdir()
+    (tmp_path / "pymongo" / "__init__.py").write_text("KNOWN = {}\n" + PYMONGO)
+    (tmp_path / "pymongo" / "errors.py").write_text(ERRORS)
+    wanted = operation.Content.stdin(port=port, tls=False, kept=str(tmp_path / "kept"), users=[], collections=[])
+    given = dict(input=wanted, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-"], env={"PYTHONPATH": str(tmp_path)}, **given)
+    assert "refused" in operation.answer(done.stdout.splitlines())["problem"] and done.returncode == 0
+    done = subprocess.run([sys.executable, "-I", "-S", "-"], **given)
+    if done.returncode:  # no pymongo of a distribution's on this machine
+        assert done.stderr.startswith("python3-pymongo can't be used") and "password" not in done.stderr
+    assert operation.answer([])["problem"] == "MongoDB could not be asked: "
 
 
 def test_a_certificate_is_not_a_random_value():

@@ -385,8 +385,11 @@ def test_the_fact_reads_what_certbot_keeps(tmp_path, monkeypatch):
     assert ask() == LineageState(**GOOD)
     renewal.rename(f"{renewal}.off")
     assert ask() == LineageState(**GOOD, off=True)
-    shown = subprocess.run(["sh", "-c", facts.Certificate().command(str(served), 0)], capture_output=True, text=True)
-    assert facts.Certificate().process(shown.stdout.splitlines()).names == {"shop.example.org"}
+    fact = facts.Certificate()
+    for seconds, lasts in ((86400, True), (3 * 86400, False)):
+        shown = subprocess.run(["sh", "-c", fact.command(str(served), seconds)], capture_output=True, text=True).stdout
+        assert "PRIVATE" not in shown
+        assert fact.process(shown.splitlines()) == facts.CertificateState("", {"shop.example.org"}, lasts, "600")
     (live / "privkey.pem").unlink()
     assert not ask().whole and not ask().installed
 

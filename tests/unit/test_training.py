@@ -118,10 +118,10 @@ def test_with_a_schedule_there_is_a_timer_and_with_a_report_a_unit_for_it():
     report = unit(settings, here, "training-forecast-report.service")
     assert report["Service"]["Restart"] == "on-failure" and report["Unit"]["StartLimitIntervalSec"] == "0"
     assert command(rendered(settings, here, "training-forecast-report.service"))[1:] == ["--report", "python", "report.py"]
-    assert [item.unit for item in settings.services()] == [
+    assert [item.unit for item in settings.services(here)] == [
         "training-forecast.service", "training-forecast.timer", "training-forecast-report.service"
     ]  # fmt: skip
-    assert settings.services()[0] == Service("training-forecast.service", enabled=None, batch=True)
+    assert settings.services(here)[0] == Service("training-forecast.service", enabled=None, batch=True)
 
 
 def test_with_a_card_it_has_the_cards_devices_and_no_others():
