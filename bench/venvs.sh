@@ -20,3 +20,5 @@ rm -rf bench/.venv
 "$uv" venv -q --python "$main" bench/.venv/stock
 "$uv" pip freeze -q --python "$main" --exclude-editable >bench/.venv/constraints.txt
 "$uv" pip install -q --python bench/.venv/stock/bin/python pyinfra pyyaml -c bench/.venv/constraints.txt
+# As ours is (bootstrap.sh): pyinfra keeps no compiled module that it imports late.
+for python in bench/.venv/*/bin/python; do "$python" -m compileall -qq -j 0 "${python%/bin/python}/lib" || :; done

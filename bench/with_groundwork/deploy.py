@@ -34,7 +34,7 @@ def _rows():
 preflight()
 lock()
 
-apt.packages(name="Packages", present=_states["packages"], recommends=False)
+apt.packages(name="Packages", present=_states["packages"])
 accounts.users(
     name="Users",
     users=[accounts.User(user["name"], home=user["home"], system=True, groups=tuple(user["groups"])) for user in _states["users"]],
