@@ -10,7 +10,7 @@ from pyinfra.api.state import MAX_PARALLEL
 # any case.)
 sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
-from groundwork import command_line, connections, connector, pyinfra_costs  # noqa: E402
+from groundwork import command_line, connections, connector, pyinfra_costs, stages  # noqa: E402
 
 config.REQUIRE_PYINFRA_VERSION = "==3.10.0"
 config.SUDO = True
@@ -24,4 +24,5 @@ pyinfra_costs.set_up()
 # First: pyinfra remembers the ssh_config that it has read.
 connections.set_up()
 connector.set_up()
+stages.set_up()
 command_line.check(sys.argv[1:])

@@ -14,6 +14,7 @@ from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
 from groundwork.secrets import Secret
 from groundwork.settings import Address, Domain, Network, Port, RoleSettings, bracketed
+from groundwork.stages import together
 from groundwork.topology import INTERNET, LINK_INTERFACE, Flow, Here
 from operations import files, service, sysctl, wait
 from tasks.packages import install
@@ -191,8 +192,11 @@ def link(settings: Settings, here: Here) -> None:
         services=settings.services(here),
         after=[configured],
     )
-    wait.handshakes(
-        name="Handshakes",
-        interface=LINK_INTERFACE,
-        peers={str(peer.link_address): f"{peer.name} ({where})" for peer in settings.peers(here) if (where := settings.endpoint_of(peer))},
+    # All have brought theirs up by then.
+    together(
+        wait.handshakes(
+            name="Handshakes",
+            interface=LINK_INTERFACE,
+            peers={str(peer.link_address): f"{peer.name} ({where})" for peer in settings.peers(here) if (where := settings.endpoint_of(peer))},
+        )
     )
