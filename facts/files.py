@@ -53,8 +53,9 @@ class Paths(FactBase):
                 found[path] = {"kind": _KINDS.get(kind, "other"), "owner": owner, "group": group, "mode": mode}
                 found[path]["target"] = target if kind == "l" else None
             else:
-                digest, path = line.split("  ", 1)
-                found[path]["sha256"] = digest
+                # Where a name has a backslash, sha256sum writes it with another one, and one before the line.
+                digest, path = line.removeprefix("\\").split("  ", 1)
+                found[path.replace("\\\\", "\\") if line.startswith("\\") else path]["sha256"] = digest
         return {path: Path(**value) for path, value in found.items()}
 
 

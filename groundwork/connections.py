@@ -309,7 +309,7 @@ class Client(client.SSHClient):
             raise error
 
     def exec_command(self, command, *arguments, **more):
-        return super().exec_command(for_any_shell(command), *arguments, **more)
+        return _told(super().exec_command)(for_any_shell(command), *arguments, **more)
 
     def _target(self, hostname: str, given: dict) -> Target:
         # These are set only once the way is known.
@@ -544,6 +544,8 @@ def ask_machine(host: Host, here: Here, sudo_password: str | None) -> str | None
         return f"{here.name}: {error}"
     if not good:
         return _sudo_error(" ".join(output.stderr_lines[-1:]), here)
+    if not output.stdout_lines:
+        return f"{here.name}: the login of {login(here)} ends well and says nothing: is its shell, or a forced command, in the way?"
     if not output.stdout_lines[0].startswith(fact.FIRST):
         return _talks(output.stdout_lines[0], here)
     here.machine = fact.process(output.stdout_lines)

@@ -21,7 +21,7 @@ import secrets
 import socket
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Iterator
 
@@ -95,7 +95,7 @@ class Sessions:
         """
         self.taken += 1
         ahead, self.ahead = self.ahead, None
-        channel = ahead.get() if ahead and not any(arguments) and not any(more.values()) else None
+        channel = ahead.get() if ahead is not None and not any(arguments) and not any(more.values()) else None
         if channel is None or channel.closed:
             return self._open(*arguments, **more)
         self.ahead = gevent.spawn(self._open_ahead)
@@ -152,15 +152,17 @@ class Connector(ssh.SSHConnector):
         # Without it the kernel holds small packets back until the host has acknowledged the one before, 40 ms a time.
         end = connections.socket_below(transport)
         if end is not None:
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with suppress(OSError):  # closed by now, which the first command says
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sessions = Sessions(transport)
 
     def run_shell_command(self, command, print_output=False, print_input=False, **arguments):
         if self.is_question:
             self.is_question = False
             return self.run_fact_command(command, print_output, print_input, **arguments)
-        with _changing():
+        with _changing(), _Lost() as lost:
             return super().run_shell_command(command, print_output, print_input, **arguments)
+        return lost.answer
 
     def put_file(self, *arguments, **more):
         with _changing():
@@ -189,7 +191,9 @@ class Connector(ssh.SSHConnector):
         command, stdin = wanted.text()
         if (lines := self._answer(wanted, command, stdin)) is not None:
             return True, CommandOutput([OutputLine("stdout", line) for line in lines])
-        return super().run_shell_command(StringCommand(command), _sudo=True, _stdin=stdin)
+        with _Lost() as lost:
+            return super().run_shell_command(StringCommand(command), _sudo=True, _stdin=stdin)
+        return lost.answer
 
     # What is remembered
 
@@ -264,11 +268,10 @@ class Connector(ssh.SSHConnector):
             return False
         self.appetite = self.appetite and 4 * self.appetite
         self.answers.asked.update(batch)
-        self.answers.given.update(self._ask([asked for item in batch if (asked := Asked.now(item))]))
-        self.alone.update(item for item in batch if item not in self.answers.given)
+        self._ask([asked for item in batch if (asked := Asked.now(item))])
         return question in self.answers.given
 
-    def _ask(self, batch: list[Asked]) -> dict[Question, tuple[Asked, list[str]]]:
+    def _ask(self, batch: list[Asked]) -> None:
         groups: dict[str, list[Asked]] = {}
         for item in batch:
             groups.setdefault(json.dumps(item.question.around), []).append(item)
@@ -280,12 +283,17 @@ class Connector(ssh.SSHConnector):
         except (SSHException, OSError, EOFError) as error:
             logger.debug("%s: questions not answered together: %s", self.host.name, error)
             output = b""
-        found, noise = answers(output, mark, len(batch))
+        found, noise = answers(output, mark)
         if noise:
             # Each command's output would have it: what pyinfra makes of that is what counts.
             logger.debug("%s: its shell speaks before it is asked: %s", self.host.name, noise[:200])
-            return {}
-        return {batch[number - 1].question: (batch[number - 1], lines) for number, lines in found.items()}
+            self.alone.update(item.question for item in batch)
+            return
+        for number, item in enumerate(batch, start=1):
+            if found.get(number) is not None:
+                self.answers.given[item.question] = (item, found[number])
+            elif number in found or number == len(found) + 1:
+                self.alone.add(item.question)
 
     def _shell(self, arguments: dict[str, Any]) -> str:
         """The command that starts a shell as whom the questions are asked, which reads its script from standard input."""
@@ -306,6 +314,23 @@ class Connector(ssh.SSHConnector):
             return bytes(output)
         finally:
             channel.close()
+
+
+class _Lost:
+    """Has a connection that is lost be a command that failed, and says so: where an operation asks by itself, pyinfra would end
+    the run for all hosts, with a traceback."""
+
+    answer: tuple[bool, CommandOutput]
+
+    def __enter__(self) -> _Lost:
+        return self
+
+    def __exit__(self, kind, error, trace) -> bool:
+        if not isinstance(error, (OSError, SSHException, EOFError)) or isinstance(error, TimeoutError):
+            return False
+        said = f"the connection was lost: {error or type(error).__name__}"
+        self.answer = (False, CommandOutput([OutputLine("stderr", said)]))
+        return True
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Between two runs only the questions are kept, never an answer. How they are used
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -19,11 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Literal, Mapping
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from pyinfra import __version__ as PYINFRA
 from pyinfra import logger
 from pyinfra.api import Host, StringCommand
 from pyinfra.connectors.util import CommandOutput
+
+from groundwork import cache
 
 FORMAT = 1
 """Of the files with questions; another one's are not read."""
@@ -180,35 +183,37 @@ def _one(item: Asked) -> str:
     if item.stdin is None:
         return f"{command} </dev/null"
     # The shell's own printf: what is secret is in no process's arguments.
-    return f"printf '%s\\n' {shlex.quote(item.stdin)} | {command}"
+    given = item.stdin if item.stdin.endswith("\n") else f"{item.stdin}\n"
+    return f"printf %s {shlex.quote(given)} | {command}"
 
 
 def _frame(mark: str, number: int) -> str:
     return f"printf '\\n%s %s %s\\n' {mark} {number} $?"
 
 
-def answers(output: bytes, mark: str, count: int) -> tuple[dict[int, list[str]], str]:
-    """The lines of each question that was answered, by its number from 1; and what somebody else said.
+def answers(output: bytes, mark: str) -> tuple[dict[int, list[str] | None], str]:
+    """The lines of each question that came to its end, by its number from 1; and what somebody else said.
 
-    An answer is one only if its command ended with status 0, its frame is whole and it is text: everything else is left
-    to be asked in the ordinary way.
+    An answer is one only if its command ended with status 0, its frame is whole and it is text: else it is None, and is
+    left to be asked in the ordinary way, as are those that have no frame. What a command leaves running in the background must
+    say nothing more: it would be in the next one's answer.
 
     Args:
         output: of `script`.
-        count: how many questions there were.
     """
     parts = re.split(rb"\n" + mark.encode() + rb" (\d+) (\d+)\n", output)
-    found, noise, expected = {}, b"", 1
+    found, noise, last = {}, b"", 0
     for content, number, status in zip(parts[0::3], parts[1::3], parts[2::3]):
         if number == b"0":
             noise += content
-        elif int(number) != expected:
+        elif int(number) <= last:
             break
         else:
-            expected += 1
+            last = int(number)
+            found[last] = None
             if status == b"0":
                 with suppress(UnicodeDecodeError):
-                    found[int(number)] = _lines(content.decode())
+                    found[last] = _lines(content.decode())
     return found, noise.decode(errors="replace").strip()
 
 
@@ -227,7 +232,12 @@ class _Stage(BaseModel):
     order: list[int]
 
     def listed(self) -> list[Question]:
-        return [Question(*self.questions[index]) for index in self.order]
+        questions = [Question(*fields) for fields in self.questions]
+        for question in questions:
+            question.command.encode()
+            if not isinstance(given := json.loads(question.arguments), dict) or not set(given) <= _WITH_OTHERS:
+                raise ValueError(question.arguments)
+        return [questions[index] for index in self.order]
 
     @classmethod
     def of(cls, asked: Iterable[Question]) -> _Stage:
@@ -272,13 +282,13 @@ class Memory:
         try:
             if why := _not_ours(self.path.parent, 0o700) or _not_ours(self.path, 0o600):
                 self.refused = True
-                logger.warning(f"{why}: it is not used, and this run asks every question by itself")
+                _warn(f"{why}: it is not used, and this run asks every question by itself")
                 return
             with open(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW)) as file:
                 read = _File.model_validate_json(file.read())
             if read.of == self.of and read.pyinfra == PYINFRA:
                 self.stages = {name: stage.listed() for name, stage in read.stages.items()}
-        except (OSError, ValidationError, IndexError, UnicodeDecodeError) as error:
+        except (OSError, ValueError, IndexError, RuntimeError) as error:  # RuntimeError: there is no home
             logger.debug("no questions remembered: %s", error)
 
     def save(self) -> None:
@@ -286,20 +296,30 @@ class Memory:
         if self.refused:
             return
         stages = {name: _Stage.of(asked) for name, asked in self.stages.items()}
-        content = _File(format=FORMAT, pyinfra=PYINFRA, of=self.of, stages=stages).model_dump_json()
         try:
+            content = _File(format=FORMAT, pyinfra=PYINFRA, of=self.of, stages=stages).model_dump_json()
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.path.parent)  # 0600
-            with open(handle, "w") as file:
-                file.write(content)
-            os.replace(name, self.path)
+            with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:  # 0600
+                try:
+                    file.write(content)
+                    file.close()
+                    os.replace(file.name, self.path)
+                except OSError:
+                    os.unlink(file.name)
+                    raise
             _forget_old(self.path.parent)
-        except OSError as error:
+        except (OSError, ValueError, RuntimeError) as error:
             logger.debug("questions not remembered: %s", error)
 
 
 def _directory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "groundwork" / "questions"
+    return cache.directory() / "questions"
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Once, and not for each host."""
+    logger.warning(message)
 
 
 def _not_ours(path: Path, mode: int) -> str:
@@ -311,7 +331,8 @@ def _not_ours(path: Path, mode: int) -> str:
     if found.st_uid != os.getuid():
         return f"{path} belongs to user id {found.st_uid}, not to you ({os.getuid()})"
     wanted = stat.S_IFDIR if mode == 0o700 else stat.S_IFREG
-    if stat.S_IFMT(found.st_mode) != wanted or stat.S_IMODE(found.st_mode) != mode:
+    # (A directory has its parent's setgid bit, and chmod leaves it.)
+    if stat.S_IFMT(found.st_mode) != wanted or stat.S_IMODE(found.st_mode) & ~stat.S_ISGID != mode:
         return f"{path} is {stat.filemode(found.st_mode)}, and must be {stat.filemode(wanted | mode)} (remove it, or chmod {mode:o})"
     return ""
 

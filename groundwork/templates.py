@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Callable
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from groundwork import cache
 from groundwork.rows import File
 from groundwork.settings import RoleSettings
 from groundwork.topology import Here
@@ -46,19 +44,6 @@ def _unit_word(value: object) -> str:
     return f'"{text}"'
 
 
-def _compiled() -> FileSystemBytecodeCache | None:
-    """Where compiled templates are kept between runs: some 50 ms of each. None where we can't keep them to ourselves,
-    since what lies there is executed."""
-    place = cache.directory() / "templates"
-    try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = place.stat()
-    except OSError:
-        return None
-    ours = found.st_uid == os.getuid() and not found.st_mode & 0o022
-    return FileSystemBytecodeCache(str(place)) if ours and os.access(place, os.W_OK) else None
-
-
 jinja = Environment(
     loader=FileSystemLoader(ROOT / "templates"),
     undefined=StrictUndefined,
@@ -66,7 +51,6 @@ jinja = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
     autoescape=False,
-    bytecode_cache=_compiled(),
 )
 jinja.filters["sha256"] = lambda text: hashlib.sha256(text.encode()).hexdigest()
 jinja.filters["url"] = lambda text: quote(str(text), safe="")

@@ -110,7 +110,7 @@ def content(
     """
     wanted = {"port": port, "tls": tls, "kept": kept, "users": list(users), "collections": list(collections)}
     good, output = ask(host, Content, **wanted)
-    found = answer(output.stdout_lines) if good else {"problem": output.stderr or output.stdout}
+    found = answer(output.stdout_lines) if good else {"problem": output.stderr or output.stdout or f"MongoDB did not answer in {CONTENT_SECONDS} s"}
     if "problem" in found:
         if state.is_executing:
             yield _stop(found["problem"], kept)

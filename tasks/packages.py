@@ -40,9 +40,13 @@ def _install(roles: list[RoleSettings], here: Here) -> None:
     if here.found is not None and (environments := [given for settings in roles if (given := settings.python_environment())]):
         uv.begin(name="Environments", environments=environments)
     wanted = [(settings, settings.installs(here)) for settings in roles]
+    present: dict[str, str | None] = {}
+    for _, packages in wanted:
+        # One role may ask for any version of what another wants in one.
+        present |= {name: version or present.get(name) for name, version in packages.items()}
     apt.packages(
         name="Packages",
-        present={name: version for _, packages in wanted for name, version in packages.items()},
+        present=present,
         held=[name for settings in roles for name in settings.holds],
         upgrade_once=bool(base and base.first_run_upgrade),
         setting=" or ".join(f"{settings.role}_version" for settings, packages in wanted if any(packages.values())),

@@ -23,7 +23,7 @@ def run():
             admin.command("dropRole", role)
     except Refused:
         return {"problem": "the administrator is refused"}
-    except (PyMongoError, OSError) as error:
+    except (PyMongoError, OSError, ValueError) as error:
         return {"problem": words(error)}
     return {"rotated": True}
 

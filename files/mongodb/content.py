@@ -151,7 +151,7 @@ def run():
                 compare_collection(login[item["database"]], item, changes)
     except Refused:
         return {"problem": "refused"}
-    except (PyMongoError, OSError, Unfit) as error:
+    except (PyMongoError, OSError, ValueError, Unfit) as error:
         return {"problem": words(error)}
     return {"changes": changes, "notes": notes}
 

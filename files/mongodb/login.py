@@ -59,7 +59,7 @@ def kept():
     """The administrator's password as this host last saw it work, and beside it one that was about to be set: (path, password)."""
     for path in (wanted["kept"], wanted["kept"] + ".new"):
         if os.path.exists(path):
-            with open(path, newline="") as file:
+            with open(path, newline="", encoding="utf-8") as file:
                 yield path, file.read()
 
 
@@ -71,7 +71,7 @@ def announce(right=None):
     if right is not None and right != wanted["kept"]:
         os.rename(right, wanted["kept"])
     descriptor = os.open(wanted["kept"] + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", newline="") as file:
+    with open(descriptor, "w", newline="", encoding="utf-8") as file:
         file.write(wanted["password"])
         file.flush()
         os.fsync(descriptor)

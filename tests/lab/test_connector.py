@@ -24,7 +24,7 @@ _host = lab_host("{HOST}", "{ADDRESS}")
 base = [_host]
 """
 
-USERS = {"dash1": "/bin/dash", "zsh1": "/usr/bin/zsh", "fish1": "/usr/bin/fish", "noisy1": "/bin/bash", "password1": "/bin/bash"}
+USERS = {"dash1": "/bin/dash", "zsh1": "/usr/bin/zsh", "fish1": "/usr/bin/fish", "noisy1": "/bin/bash", "silent1": "/bin/true", "password1": "/bin/bash"}
 """Who else can log in, by their login shell; password1's sudo asks for a password."""
 PASSWORD = "pass-S1 '\"$x\\:@/%#&"
 
@@ -187,16 +187,27 @@ def test_whatever_the_login_shell_is(stack, directory, plain, user):
     assert count["batches"] == 2
 
 
-def test_where_sshd_gives_one_session_at_a_time(stack, directory, plain):
-    """None can be opened before it is needed."""
+@pytest.mark.parametrize("most", [1, 2])
+def test_where_sshd_gives_few_sessions(stack, directory, plain, most):
+    """None can be opened before it is needed; the lock has one for itself all the while."""
     limit = "/etc/ssh/sshd_config.d/sessions.conf"
-    stack.ssh(HOST, f"echo 'MaxSessions 1' | sudo tee {limit} && sudo systemctl reload ssh")
+    (directory / "locked.py").write_text(
+        "from groundwork.preflight import preflight\nfrom operations.lock import lock\npreflight()\nlock()\n" + DEPLOY
+    )
+    stack.ssh(HOST, f"echo 'MaxSessions {most}' | sudo tee {limit} && sudo systemctl reload ssh")
     try:
         for _ in range(2):
-            done, answers, _ = run(stack, directory)
+            done, answers, _ = run(stack, directory, deploy="asked.py" if most == 1 else "locked.py")
             assert done.returncode == 0 and answers == plain, done.stderr
     finally:
         stack.ssh(HOST, f"sudo rm {limit} && sudo systemctl reload ssh")
+
+
+def test_a_login_that_says_nothing(stack):
+    """Its shell ends well, and does nothing."""
+    done = stack.deploy("--data", "ssh_user=silent1", check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "asked1: the login of silent1 ends well and says nothing" in done.stderr
 
 
 def test_a_shell_that_greets_gives_pyinfras_own_answers(stack, directory, plain):
@@ -235,7 +246,7 @@ def test_a_connection_that_is_cut_in_the_middle(stack, directory, plain):
     run(stack, directory)
     stack.ssh(HOST, "sudo touch /run/cut")
     done, answers, _ = run(stack, directory)
-    assert done.returncode == 1 and "Traceback" not in done.stderr and HOST in done.stderr, done.stderr
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "1 of 1 hosts failed: asked1 at Look" in done.stderr, done.stderr
     assert "cut" not in (answers or {}).get("Look", {})
     done, answers, _ = run(stack, directory)
     assert done.returncode == 0 and answers == plain

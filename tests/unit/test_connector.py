@@ -6,8 +6,11 @@ The network alone is left out: what would go to a host's shell goes to one here.
 from __future__ import annotations
 
 import subprocess
+from types import SimpleNamespace
 
+import gevent
 import pytest
+from paramiko import ChannelException
 from pyinfra.api import Config, FactBase, Host, Inventory, State, StringCommand, facts
 from pyinfra.api.state import StateStage
 from pyinfra.connectors import ssh
@@ -15,7 +18,7 @@ from pyinfra.connectors.util import CommandOutput, OutputLine, make_unix_command
 from pyinfra.context import ctx_host, ctx_state
 
 from groundwork import connector, questions
-from groundwork.connector import Connector
+from groundwork.connector import Connector, Sessions
 from groundwork.questions import SecretQuestion, ask, asking
 
 
@@ -343,3 +346,80 @@ def test_where_pyinfras_function_is_another_it_steps_aside(monkeypatch, caplog):
     monkeypatch.setattr(facts, "get_fact", lambda *arguments: None)
     connector.set_up()
     assert Host.init is before and "get_fact is another one" in caplog.text
+
+
+# Sessions
+
+
+class Transport:
+    """A transport's sessions; the connection below is left out."""
+
+    def __init__(self, most=100):
+        self.opened, self.most, self.error = [], most, None
+
+    def open_session(self, *arguments, **more):
+        if self.error or len([item for item in self.opened if not item.closed]) >= self.most:
+            raise self.error or ChannelException(2, "Connect failed")
+        self.opened.append(SimpleNamespace(closed=False))
+        return self.opened[-1]
+
+
+def test_a_session_is_there_before_it_is_needed():
+    transport = Transport()
+    sessions = Sessions(transport)
+    gevent.sleep(0.01)
+    assert len(transport.opened) == 1
+    assert transport.open_session(timeout=None) is transport.opened[0]
+    gevent.sleep(0.01)
+    assert transport.open_session() is transport.opened[1] and sessions.taken == 2
+
+
+def test_one_that_the_host_has_closed_is_not_taken():
+    transport = Transport()
+    Sessions(transport)
+    gevent.sleep(0.01)
+    transport.opened[0].closed = True
+    assert transport.open_session() is transport.opened[1]
+
+
+def test_where_there_can_be_one_only_its_end_is_waited_for(monkeypatch):
+    transport = Transport(most=1)
+    Sessions(transport)
+    gevent.sleep(0.01)
+    first = transport.open_session()
+    gevent.spawn_later(0.3, setattr, first, "closed", True)
+    assert transport.open_session() is transport.opened[1]
+    monkeypatch.setattr(connector, "ENDED_SECONDS", 0.2)
+    with pytest.raises(ChannelException):
+        transport.open_session()
+
+
+def test_a_connection_that_is_lost_is_said_to_be():
+    transport = Transport()
+    transport.error = EOFError()
+    Sessions(transport)
+    gevent.sleep(0.01)
+    with pytest.raises(ConnectionResetError, match="the connection was lost"):
+        transport.open_session()
+
+
+@pytest.mark.parametrize("error", [OSError("cut"), EOFError(), ssh.SSHException("gone")], ids=repr)
+def test_a_command_on_a_lost_connection_fails_and_says_so(again, monkeypatch, error):
+    """An exception would end the run for all hosts."""
+
+    def lost(*arguments, **more):
+        raise error
+
+    monkeypatch.setattr(ssh.SSHConnector, "run_shell_command", lost)
+    monkeypatch.setattr(Here, "_run_script", lost)
+    for good, output in (again.run_shell_command(StringCommand("true")), ask(again, Password, **ANNA)):
+        assert not good and output.stderr.startswith("the connection was lost")
+
+
+def test_a_command_that_takes_too_long_is_told_by_pyinfra(again, monkeypatch):
+    def late(*arguments, **more):
+        raise TimeoutError
+
+    monkeypatch.setattr(ssh.SSHConnector, "run_shell_command", late)
+    with pytest.raises(TimeoutError):
+        again.run_shell_command(StringCommand("true"))

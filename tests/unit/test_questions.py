@@ -20,7 +20,7 @@ def ask(*commands: str, shell: str = "sh", mark: str = MARK, login: str = "sh", 
     """What a real shell answers to commands, asked together."""
     batch = [Asked.now(Question.of(command, arguments)) for command in commands]
     done = subprocess.run([login], input=script([(shell, batch)], mark).encode(), capture_output=True)
-    return answers(done.stdout, mark, len(batch))
+    return answers(done.stdout, mark)
 
 
 def alone(command: str) -> list[str]:
@@ -64,13 +64,13 @@ def test_a_carriage_return_ends_no_line():
 )  # fmt: skip
 def test_what_was_not_answered_well_is_left_to_be_asked_alone(command):
     found, noise = ask("echo before", command, "echo after")
-    assert found == {1: ["before"], 3: ["after"]} and noise == ""
+    assert found == {1: ["before"], 2: None, 3: ["after"]} and noise == ""
 
 
 def test_a_question_that_hangs_holds_no_other_up(monkeypatch):
     monkeypatch.setattr(questions, "QUESTION_SECONDS", 1)
     found, _ = ask("sleep 30 & wait", "trap '' TERM; sleep 30", "echo after")
-    assert found == {3: ["after"]}
+    assert found == {1: None, 2: None, 3: ["after"]}
 
 
 def test_a_question_that_reads_gets_nothing():
@@ -82,20 +82,27 @@ def test_the_script_that_is_cut_off_answers_what_is_whole():
     batch = [Asked.now(Question.of(f"echo {word}", {})) for word in ("one", "two", "three")]
     done = subprocess.run(["sh"], input=script([("sh", batch)], MARK).encode(), capture_output=True)
     for end in range(len(done.stdout)):
-        found, _ = answers(done.stdout[:end], MARK, 3)
+        found, _ = answers(done.stdout[:end], MARK)
         assert all(found[number] == [word] for number, word in zip(found, ["one", "two", "three"])), end
         assert list(found) == [1, 2, 3][: len(found)]
 
 
 def test_frames_that_are_out_of_order_end_the_answers():
-    output = f"\n{MARK} 0 0\n\n{MARK} 1 0\nx\n{MARK} 3 0\ny\n{MARK} 2 0\n".encode()
-    assert answers(output, MARK, 3)[0] == {1: []}
+    output = f"\n{MARK} 0 0\n\n{MARK} 1 0\nx\n{MARK} 3 0\ny\n{MARK} 2 0\nz\n{MARK} 4 0\n".encode()
+    assert answers(output, MARK)[0] == {1: [], 3: ["x"]}
+
+
+def test_a_shell_that_does_not_start_spoils_no_others_answers():
+    """As somebody who is no user yet."""
+    batch = [Asked.now(Question.of(f"echo {word}", {})) for word in ("one", "two")]
+    done = subprocess.run(["sh"], input=script([("false", batch[:1]), ("sh", batch[1:])], MARK).encode(), capture_output=True)
+    assert answers(done.stdout, MARK) == ({2: ["two"]}, "")
 
 
 def test_what_a_login_shell_says_is_told_apart():
     batch = [Asked.now(Question.of("echo one", {}))]
     done = subprocess.run(["sh"], input=script([("sh", batch)], MARK).encode(), capture_output=True)
-    assert answers(b"Welcome!\n" + done.stdout, MARK, 1) == ({1: ["one"]}, "Welcome!")
+    assert answers(b"Welcome!\n" + done.stdout, MARK) == ({1: ["one"]}, "Welcome!")
     assert ask("echo one", shell="echo Hello; sh") == ({1: ["one"]}, "Hello")
 
 
@@ -144,7 +151,7 @@ def test_a_secret_is_read_from_standard_input_and_not_remembered(tmp_path, monke
     question = Question.of_secret(Login, {"user": "admin"})
     text = script([("sh", [Asked.now(question)])], MARK)
     done = subprocess.run(["sh"], input=text.encode(), capture_output=True)
-    assert answers(done.stdout, MARK, 1)[0] == {1: ["admin s3cret 'quoted'", " second", "end"]}
+    assert answers(done.stdout, MARK)[0] == {1: ["admin s3cret 'quoted'", " second", "end"]}
     memory = Memory(["x"], {"execute": [question]})
     memory.save()
     assert "s3cret" not in memory.path.read_text() and "Login" in memory.path.read_text()
@@ -171,7 +178,7 @@ def test_of_a_secret_no_process_has_it_in_its_arguments(tmp_path):
     globals()["Look"] = Look
     text = script([("sh", [Asked.now(Question.of_secret(Look, {}))])], MARK)
     done = subprocess.run(["sh"], input=text.encode(), capture_output=True)
-    assert answers(done.stdout, MARK, 1)[0] == {1: ["0"]}
+    assert answers(done.stdout, MARK)[0] == {1: ["0"]}
 
 
 # The file
@@ -206,6 +213,8 @@ def test_questions_are_remembered_in_their_order(memory):
         lambda text: text.replace('"order":[0,1,0]', '"order":[0,7]'), lambda text: text.replace('"echo one"', "1"),
         lambda text: text.replace("web1", "web2"), lambda text: text.replace('"of"', '"of2"'),
         lambda text: text.replace('"order":[0,1,0]', '"order":["0"]'),
+        lambda text: text.replace('{\\"_sudo\\": true}', "not json"), lambda text: text.replace('{\\"_sudo\\": true}', "[]"),
+        lambda text: text.replace("_sudo", "_nonesuch"), lambda text: text.replace("echo one", "echo \\ud800"),
     ],
 )  # fmt: skip
 def test_a_damaged_or_foreign_file_is_none(memory, damage, caplog):
@@ -242,6 +251,36 @@ def test_a_directory_that_others_may_reach_is_refused(memory, caplog):
 def test_another_users_is_refused(memory, what, caplog):
     os.chown(memory.path if what == "file" else memory.path.parent, 12345, -1)
     assert loaded().refused and "belongs to user id 12345" in caplog.text
+
+
+def test_a_directory_below_one_with_a_group_of_its_own_is_ours(memory):
+    """It has the setgid bit from there, which `chmod 700` leaves."""
+    memory.path.parent.chmod(0o2700)
+    assert loaded().stages == memory.stages
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(memory, monkeypatch):
+    def full(*paths):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    memory.save()
+    assert [path.name for path in memory.path.parent.iterdir()] == [memory.path.name]
+
+
+def test_where_there_is_no_home_nothing_is_remembered(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    memory = Memory(["x"], {"execute": []})
+    memory.load()
+    memory.save()
+
+
+def test_a_name_that_is_no_text_is_no_trouble(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    memory = Memory(["inv\udcffentory"], {"execute": []})
+    memory.load()
+    memory.save()
 
 
 def test_a_link_is_refused(memory, tmp_path, caplog):
