@@ -42,9 +42,17 @@ def cluster() -> Cluster:
 
 
 def _happened(printed: str) -> list[tuple[str, str]]:
-    """(role, host) of each operation that a host went through, in the order in which it was printed."""
-    found = [re.match(r"\s+\[(\w+)\]\s+([\w ]+) \| .*: (Success|No changes)$", line) for line in printed.splitlines()]
-    return [(match[2], match[1]) for match in found if match]
+    """(role, host) of each operation that a host went through, in the order in which it was printed.
+
+    Where there are several hosts the operation's name is in the line, and else in one before it.
+    """
+    found, heading = [], ""
+    for line in printed.splitlines():
+        if match := re.match(r"--> Starting operation: (.*?)( \||$)", line):
+            heading = match[1]
+        elif match := re.match(r"\s+\[(\w+)\]\s+(?:([\w ]+) \| .*: )?(Success|No changes)$", line):
+            found.append((match[2] or heading, match[1]))
+    return found
 
 
 def test_no_tier_began_before_the_one_before_had_ended(cluster):
