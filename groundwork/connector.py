@@ -37,10 +37,13 @@ from pyinfra.connectors import ssh
 from pyinfra.connectors.util import CommandOutput, OutputLine, make_unix_command_for_host
 
 from groundwork import command_line, connections
-from groundwork.questions import QUESTION_SECONDS, Asked, Memory, Question, SecretQuestion, answers, asking, script
+from groundwork.questions import QUESTION_SECONDS, Asked, Group, Memory, Question, SecretQuestion, answers, asking, script
 
 FRESH_SECONDS = 60
 """How long an answer counts, where a run takes longer without changing anything."""
+
+LANES = 3
+"""Questions that are asked at the same time: on two cores two took 0.32 s for all of the stack's, three 0.30, four 0.31."""
 
 ENDED_SECONDS = 2
 """How long sshd may take to see that a session has ended, where its MaxSessions lets no other begin before."""
@@ -138,6 +141,8 @@ class Connector(ssh.SSHConnector):
         self.appetite: int | None = None
         """How many questions the next script asks; None for all."""
         self.sessions: Sessions | None = None
+        self.ahead: gevent.Greenlet | None = None
+        """Asks the first stage's questions."""
         self.scripts = 0
 
     @staticmethod
@@ -155,6 +160,9 @@ class Connector(ssh.SSHConnector):
             with suppress(OSError):  # closed by now, which the first command says
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sessions = Sessions(transport)
+        # What pyinfra does until it asks takes longer than the answers. (Where sudo has a password it is not known yet.)
+        if self.state.current_stage <= StateStage.Connect and not self.host.data.get("sudo_password"):
+            self.ahead = gevent.spawn(self._ask_ahead)
 
     def run_shell_command(self, command, print_output=False, print_input=False, **arguments):
         if self.is_question:
@@ -235,8 +243,18 @@ class Connector(ssh.SSHConnector):
 
     # Answering
 
+    def _ask_ahead(self) -> None:
+        """Ask what the last run has asked in its first stage."""
+        self._drop_old()
+        batch = list(dict.fromkeys(self._remembered()))
+        if batch:
+            self._send(batch)
+
     def _answer(self, question: Question, command: str | None = None, stdin: str | None = None) -> list[str] | None:
         """The lines of an answer that still holds, asked for now where there is none; None where it must be asked by itself."""
+        if self.ahead is not None:
+            self.ahead.join()
+            self.ahead = None
         self._drop_old()
         if question not in self.answers.given and not self._ask_together(question):
             return None
@@ -267,17 +285,18 @@ class Connector(ssh.SSHConnector):
         if len(batch) < 2:
             return False
         self.appetite = self.appetite and 4 * self.appetite
-        self.answers.asked.update(batch)
-        self._ask([asked for item in batch if (asked := Asked.now(item))])
+        self._send(batch)
         return question in self.answers.given
 
+    def _send(self, batch: list[Question]) -> None:
+        self.answers.asked.update(batch)
+        self._ask([asked for item in batch if (asked := Asked.now(item))])
+
     def _ask(self, batch: list[Asked]) -> None:
-        groups: dict[str, list[Asked]] = {}
-        for item in batch:
-            groups.setdefault(json.dumps(item.question.around), []).append(item)
-        batch = [item for group in groups.values() for item in group]
+        lanes = [self._groups(batch[start::LANES]) for start in range(min(LANES, len(batch)))]
+        batch = [item for lane in lanes for _, group in lane for item in group]
         mark = f"groundwork-{secrets.token_hex(16)}"
-        text = script([(self._shell(json.loads(around)), group) for around, group in groups.items()], mark)
+        text = script(lanes, mark)
         try:
             output = self._run_script(text)
         except (SSHException, OSError, EOFError) as error:
@@ -294,6 +313,12 @@ class Connector(ssh.SSHConnector):
                 self.answers.given[item.question] = (item, found[number])
             elif number in found or number == len(found) + 1:
                 self.alone.add(item.question)
+
+    def _groups(self, batch: list[Asked]) -> list[Group]:
+        groups: dict[str, list[Asked]] = {}
+        for item in batch:
+            groups.setdefault(json.dumps(item.question.around), []).append(item)
+        return [(self._shell(json.loads(around)), group) for around, group in groups.items()]
 
     def _shell(self, arguments: dict[str, Any]) -> str:
         """The command that starts a shell as whom the questions are asked, which reads its script from standard input."""

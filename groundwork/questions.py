@@ -160,21 +160,28 @@ class Asked:
             return None
 
 
-def script(groups: Iterable[tuple[str, list[Asked]]], mark: str) -> str:
-    """A script for `sh` that asks questions one after another, and frames the answers.
+Group = tuple[str, list[Asked]]
+"""The command that starts a shell as somebody, with the questions to be asked there."""
+
+
+def script(lanes: list[list[Group]], mark: str) -> str:
+    """A script for `sh` that asks questions, and frames the answers.
 
     Args:
-        groups: the command that starts a shell as somebody, with the questions to be asked there.
+        lanes: each is asked by itself, while the others are; what the later ones say waits in a pipe.
         mark: begins each frame; nobody can know it before.
     """
-    number, lines = 0, ["exec 2>/dev/null", _frame(mark, 0)]
-    for shell, asked in groups:
-        lines += [f"{shell} <<'{mark}'", _frame(mark, 0)]
-        for item in asked:
-            number += 1
-            lines += [_one(item), _frame(mark, number)]
-        lines.append(mark)
-    return "\n".join([*lines, _frame(mark, 0), ""])
+    number, both = 0, []
+    for lane in lanes:
+        lines = []
+        for shell, asked in lane:
+            lines += [f"{shell} <<'{mark}'", _frame(mark, 0)]
+            for item in asked:
+                number += 1
+                lines += [_one(item), _frame(mark, number)]
+            lines += [mark, _frame(mark, 0)]
+        both = ["{", *lines, "} | {", *both, "cat", "}"] if both else lines
+    return "\n".join(["exec 2>/dev/null", _frame(mark, 0), *both, ""])
 
 
 def _one(item: Asked) -> str:

@@ -19,7 +19,7 @@ MARK = "groundwork-0123456789abcdef"
 def ask(*commands: str, shell: str = "sh", mark: str = MARK, login: str = "sh", **arguments):
     """What a real shell answers to commands, asked together."""
     batch = [Asked.now(Question.of(command, arguments)) for command in commands]
-    done = subprocess.run([login], input=script([(shell, batch)], mark).encode(), capture_output=True)
+    done = subprocess.run([login], input=script([[(shell, batch)]], mark).encode(), capture_output=True)
     return answers(done.stdout, mark)
 
 
@@ -80,7 +80,7 @@ def test_a_question_that_reads_gets_nothing():
 
 def test_the_script_that_is_cut_off_answers_what_is_whole():
     batch = [Asked.now(Question.of(f"echo {word}", {})) for word in ("one", "two", "three")]
-    done = subprocess.run(["sh"], input=script([("sh", batch)], MARK).encode(), capture_output=True)
+    done = subprocess.run(["sh"], input=script([[("sh", batch)]], MARK).encode(), capture_output=True)
     for end in range(len(done.stdout)):
         found, _ = answers(done.stdout[:end], MARK)
         assert all(found[number] == [word] for number, word in zip(found, ["one", "two", "three"])), end
@@ -95,13 +95,26 @@ def test_frames_that_are_out_of_order_end_the_answers():
 def test_a_shell_that_does_not_start_spoils_no_others_answers():
     """As somebody who is no user yet."""
     batch = [Asked.now(Question.of(f"echo {word}", {})) for word in ("one", "two")]
-    done = subprocess.run(["sh"], input=script([("false", batch[:1]), ("sh", batch[1:])], MARK).encode(), capture_output=True)
+    done = subprocess.run(["sh"], input=script([[("false", batch[:1]), ("sh", batch[1:])]], MARK).encode(), capture_output=True)
     assert answers(done.stdout, MARK) == ({2: ["two"]}, "")
+
+
+def test_questions_are_asked_at_the_same_time(tmp_path):
+    """More is said meanwhile than a pipe holds, and nothing of it gets lost or into another's answer."""
+    # Each of three waits for the others.
+    meet = "touch {0}; for i in $(seq 100); do [ -e {1} ] && [ -e {2} ] && echo met && break; sleep 0.1; done"
+    meetings = [meet.format(*(tmp_path / name for name in names)) for names in ("abc", "bca", "cab")]
+    lines = [f"i=0; while [ $i -lt 20000 ]; do echo {word}; i=$((i+1)); done" for word in ("one", "two", "three")]
+    batch = [Asked.now(Question.of(line, {})) for line in [*meetings, *lines]]
+    lanes = [[("sh", batch[start::3])] for start in range(3)]
+    done = subprocess.run(["sh"], input=script(lanes, MARK).encode(), capture_output=True)
+    wanted = [["met"], ["one"] * 20000, ["met"], ["two"] * 20000, ["met"], ["three"] * 20000]
+    assert answers(done.stdout, MARK) == (dict(enumerate(wanted, start=1)), "")
 
 
 def test_what_a_login_shell_says_is_told_apart():
     batch = [Asked.now(Question.of("echo one", {}))]
-    done = subprocess.run(["sh"], input=script([("sh", batch)], MARK).encode(), capture_output=True)
+    done = subprocess.run(["sh"], input=script([[("sh", batch)]], MARK).encode(), capture_output=True)
     assert answers(b"Welcome!\n" + done.stdout, MARK) == ({1: ["one"]}, "Welcome!")
     assert ask("echo one", shell="echo Hello; sh") == ({1: ["one"]}, "Hello")
 
@@ -149,7 +162,7 @@ class Login(SecretQuestion):
 def test_a_secret_is_read_from_standard_input_and_not_remembered(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     question = Question.of_secret(Login, {"user": "admin"})
-    text = script([("sh", [Asked.now(question)])], MARK)
+    text = script([[("sh", [Asked.now(question)])]], MARK)
     done = subprocess.run(["sh"], input=text.encode(), capture_output=True)
     assert answers(done.stdout, MARK)[0] == {1: ["admin s3cret 'quoted'", " second", "end"]}
     memory = Memory(["x"], {"execute": [question]})
@@ -176,7 +189,7 @@ def test_of_a_secret_no_process_has_it_in_its_arguments(tmp_path):
 
     Look.__module__, Look.__qualname__ = __name__, "Look"
     globals()["Look"] = Look
-    text = script([("sh", [Asked.now(Question.of_secret(Look, {}))])], MARK)
+    text = script([[("sh", [Asked.now(Question.of_secret(Look, {}))])]], MARK)
     done = subprocess.run(["sh"], input=text.encode(), capture_output=True)
     assert answers(done.stdout, MARK)[0] == {1: ["0"]}
 
