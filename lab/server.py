@@ -12,12 +12,17 @@ import os
 import shutil
 import sys
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections import defaultdict
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+
+WAITS = (1, 2, 4)
+"""Seconds before the archive is asked again where it was not reached."""
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -81,10 +86,15 @@ class Handler(SimpleHTTPRequestHandler):
 
     def _open(self):
         asked = {name: self.headers[name] for name in ("If-Modified-Since", "User-Agent") if name in self.headers}
-        try:
-            return urllib.request.urlopen(urllib.request.Request(self.path, headers=asked), timeout=60)
-        except urllib.error.HTTPError as answer:  # 304 and 404 are answers as well
-            return answer
+        for wait in (*WAITS, None):
+            try:
+                return urllib.request.urlopen(urllib.request.Request(self.path, headers=asked), timeout=60)
+            except urllib.error.HTTPError as answer:  # 304 and 404 are answers as well
+                return answer
+            except (urllib.error.URLError, TimeoutError):
+                if wait is None:
+                    raise
+                time.sleep(wait)  # a name that is not resolved on a busy machine is, a moment later
 
     def _start(self, status: int, headers: dict[str, str]):
         self.send_response(status)

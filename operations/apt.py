@@ -16,6 +16,9 @@ from operations.report import report
 LISTS_FRESH = 6 * 3600
 """Seconds for which the package lists count as fresh; a mirror changes a few times a day."""
 
+UPDATE_SECONDS = 600
+"""After which apt-get update is ended: apt 2.6 waits for ever where a mirror's 502 and its own retry meet (seen)."""
+
 LOCK_WAIT = 600
 """Seconds to wait for another apt: unattended-upgrades at first boot can take minutes."""
 
@@ -43,6 +46,8 @@ _APT = (
     f"-o DPkg::Lock::Timeout={LOCK_WAIT} -o Dpkg::Options::=--force-confdef "
     "-o Dpkg::Options::=--force-confold -o Dpkg::Use-Pty=0 -o Acquire::Retries=3"
 )
+
+_UPDATE = f"timeout -k 10 {UPDATE_SECONDS} env {_APT}"
 
 # A host may have a policy-rc.d of its own: it is put aside, and back.
 TAKE_GUARD = f"[ ! -e {GUARD} ] || grep -q groundwork {GUARD} || mv -T {GUARD} {GUARD}.kept; "
@@ -166,7 +171,7 @@ def _available(pinned: list[str], setting: str) -> str:
     every = 'apt-cache madison "$name" | awk \'!seen[$3]++ { print $3 }\' | head -n 20 | paste -sd" "'
     return (
         f"for item in {' '.join(map(shlex.quote, pinned))}; do name=${{item%%=*}}; version=${{item#*=}}; "
-        f"{has} && continue; {WAIT_FOR_LOCKS} && {_APT} update; {has} && continue; there=$({every}); "
+        f"{has} && continue; {WAIT_FOR_LOCKS} && {_UPDATE} update; {has} && continue; there=$({every}); "
         f'echo {shlex.quote(setting)}" = $version: no repository of this host has $name in that version; there is '
         '${there:-none}. Nothing was installed; put it right and run again" >&2; exit 1; done'
     )
@@ -187,6 +192,6 @@ def _updated(now: AptState):
         # Without Error-Mode, lists that could not be fetched count as a success, and as fresh for hours.
         yield (
             f"{WAIT_FOR_LOCKS} || exit 1; mkdir -p /var/lib/groundwork; "
-            f"if {_APT} -o APT::Update::Error-Mode=any update; then touch /var/lib/groundwork/apt-updated; "
+            f"if {_UPDATE} -o APT::Update::Error-Mode=any update; then touch /var/lib/groundwork/apt-updated; "
             "else echo 'not every package list could be fetched: going on with what there is' >&2; fi"
         )
