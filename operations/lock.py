@@ -304,7 +304,6 @@ def _watch(item, line: _Line) -> None:
             line.send("alive")
         except (SSHException, OSError, EOFError):
             break
-    gevent.sleep(0 if line.is_dead else 1)  # a host that goes down ends its processes first
     _lost(item, line)
 
 
@@ -313,7 +312,7 @@ def _lost(item, line: _Line) -> None:
     if _held.get(item.name) is not line:
         return  # given free, or another one since
     del _held[item.name]
-    lost = "the connection was lost (the host went down, or does not answer)" if line.is_dead else "its lock was taken away"
+    lost = "the connection was lost (the host went down, or does not answer)" if line.dies() else "its lock was taken away"
     item.log(
         f"  {item.name}: {lost}. This run is over here; what it had begun is finished by the next one. Run it again "
         "as soon as the host answers."
@@ -360,6 +359,14 @@ class _Line:
         transport = self.client.get_transport()
         return transport is None or not transport.is_active()
 
+    def dies(self) -> bool:
+        """Whether the connection is lost with it: its sessions are seen to end before, and a host that goes down ends its
+        processes first."""
+        transport = self.client.get_transport()
+        if transport is not None:
+            transport.join(1)
+        return self.is_dead
+
     def close(self) -> None:
         try:
             self.send("done")
@@ -400,6 +407,10 @@ class _LocalLine(_Line):
         return ""
 
     is_dead = False
+
+    def dies(self) -> bool:
+        """There is no connection."""
+        return False
 
     def hang_up(self) -> None:
         """There is no connection."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from types import SimpleNamespace
+from unittest.mock import Mock
 
+import paramiko
 import pytest
 from groundwork import context
 from operations import lock
@@ -120,6 +122,9 @@ class Line:
     def has_ended(self, seconds: float) -> bool:
         return True
 
+    def dies(self) -> bool:
+        return self.is_dead
+
     def hang_up(self) -> None:
         self.has_hung_up = True
 
@@ -132,6 +137,16 @@ def test_a_lost_lock_ends_the_run_and_is_told_once(monkeypatch, is_dead, why):
     lock._Ends.operation_host_error(None, host, "hash", 0, 0)
     lock._watch(host, line)
     assert len(said) == 1 and why in said[0] and "Run it again" in said[0] and line.has_hung_up
+
+
+def test_a_connection_that_ends_after_its_sessions_is_lost_all_the_same():
+    """paramiko ends each session of a lost connection first, and tells of the connection then."""
+    transport = Mock(spec=paramiko.Transport)
+    transport.is_active.return_value = True
+    transport.join.side_effect = lambda seconds: transport.configure_mock(**{"is_active.return_value": False})
+    line = object.__new__(lock._Line)
+    line.client = Mock(get_transport=lambda: transport)
+    assert line.dies()
 
 
 def test_a_lock_that_another_took_during_the_reboot_is_told_as_such(monkeypatch):
