@@ -309,10 +309,11 @@ def _watch(item, line: _Line) -> None:
 
 def _lost(item, line: _Line) -> None:
     """Say why the lock is lost, and end the run on this host."""
-    if _held.get(item.name) is not line:
-        return  # given free, or another one since
-    del _held[item.name]
+    # Asked first: who comes meanwhile, when the run is about to end, must still find that it is to be told.
     lost = "the connection was lost (the host went down, or does not answer)" if line.dies() else "its lock was taken away"
+    if _held.get(item.name) is not line:
+        return  # given free, or told, or another one since
+    del _held[item.name]
     item.log(
         f"  {item.name}: {lost}. This run is over here; what it had begun is finished by the next one. Run it again "
         "as soon as the host answers."
