@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from groundwork.settings import is_address
-from groundwork.templates import ROOT
+from groundwork import ROOT
 
 SOON_DAYS = 30
 """Before its end, when a certificate's is told."""

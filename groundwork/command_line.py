@@ -9,8 +9,10 @@ import signal
 import sys
 import traceback
 from fnmatch import fnmatch
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import click
 from pyinfra.api import Host
@@ -22,8 +24,9 @@ from pyinfra_cli import inventory as inventories
 from pyinfra_cli.exceptions import UnexpectedExternalError
 from pyinfra_cli.inventory import make_inventory
 
+from groundwork import ROOT, connections
 from groundwork.errors import Refusal
-from groundwork.templates import ROOT
+from groundwork.roles import ORDER
 
 checked = False
 """config.py has been read, which pyinfra does only in its own directory."""
@@ -70,11 +73,16 @@ def check(arguments: list[str]) -> None:
         hosts = _hosts(arguments, inventory)
         _check_hosts(hosts, limits, roles)
         if deploys:
-            from groundwork.preflight import before_connecting  # which asks this module, too
-
-            before_connecting(hosts)
+            connections.meanwhile[:] = _steps(hosts)
     if _asks(arguments) and _stdin_is_null():
         raise Refusal("there is nobody to ask: add -y to go ahead, or --dry to look")
+
+
+def _steps(hosts: list[Host]) -> list[Callable[[], object]]:
+    """What can be known without a connection: the modules for it, one by one, and then the checks."""
+    modules = ("pydantic.main", "groundwork.settings", "groundwork.preflight", *(f"tasks.{role}" for role in ORDER))
+    check = "groundwork.preflight"
+    return [*(partial(import_module, name) for name in modules), lambda: import_module(check).before_connecting(hosts)]
 
 
 def refuse_elsewhere() -> None:

@@ -4,9 +4,10 @@ Each fact is a command of its own, and each command costs round trips. This conn
 the last run asked of a host, asks them all in one script as soon as the first of them comes up again, and answers
 from what came back. What makes it safe:
 
-- Only questions are kept between runs (groundwork/questions.py); every answer is of this run, and of the last minute.
+- Only questions are kept between runs (groundwork/memory.py); every answer is of this run, and of the last minute.
 - Every answer is dropped as soon as anything is changed on any host, and when pyinfra goes on to its next stage: an
-  operation sees what was there after the one before it.
+  operation sees what was there after the one before it. With -y, where pyinfra does not wait between the stages, what the
+  operations will ask is asked with the rest when a run begins; it holds if no other run has had the host's lock since.
 - What was not answered well (another exit status than 0, no text, cut off) is asked again in pyinfra's own way.
 
 pyinfra does not tell a connector what is a question. It should (docs/upstream/); until then `set_up` takes the place
@@ -23,9 +24,10 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterator
 
 import gevent
+from gevent.event import Event
 from paramiko import Channel, ChannelException, SSHException, Transport
 from pyinfra import __version__ as PYINFRA
 from pyinfra import logger
@@ -37,16 +39,22 @@ from pyinfra.connectors import ssh
 from pyinfra.connectors.util import CommandOutput, OutputLine, make_unix_command_for_host
 
 from groundwork import command_line, connections
-from groundwork.questions import QUESTION_SECONDS, Asked, Group, Memory, Question, SecretQuestion, answers, asking, script
+from groundwork.questions import QUESTION_SECONDS, Asked, Group, Question, Reader, SecretQuestion, asking, script
+
+if TYPE_CHECKING:
+    from groundwork.memory import Memory
 
 FRESH_SECONDS = 60
 """How long an answer counts, where a run takes longer without changing anything."""
 
-LANES = 3
+LANES = 2
 """Questions that are asked at the same time: on two cores two took 0.32 s for all of the stack's, three 0.30, four 0.31."""
 
 ENDED_SECONDS = 2
 """How long sshd may take to see that a session has ended, where its MaxSessions lets no other begin before."""
+
+LOCK = Question.of("stat -c '%s %i %.9Y' /run/groundwork/run.lock 2>/dev/null || echo none", {})
+"""What the lock's file is: it is written by who takes the lock, and emptied by who gives it free (files/lock/hold, which says the same)."""
 
 SETTING = "connector"
 """The host data that names the connector: "groundwork", or "ssh" for pyinfra's own."""
@@ -74,10 +82,25 @@ class Answers:
     given: dict[Question, tuple[Asked, list[str]]] = field(default_factory=dict)
     asked: set[Question] = field(default_factory=set)
     """All that were sent, answered well or not."""
+    awaited: set[Question] = field(default_factory=set)
+    """Those whose answer may still come."""
     at: tuple = ()
     """Stage and number of changes when they were asked."""
     time: float = 0.0
     served: int = 0
+    _more: Event = field(default_factory=Event)
+
+    def came(self, *questions: Question) -> None:
+        """No answer to these is awaited any more."""
+        self.awaited.difference_update(questions)
+        self._more.set()
+        self._more = Event()
+
+    def get(self, question: Question) -> tuple[Asked, list[str]] | None:
+        """What was answered, when it is; None where it is not."""
+        while question in self.awaited:
+            self._more.wait()
+        return self.given.get(question)
 
 
 class Sessions:
@@ -86,6 +109,8 @@ class Sessions:
     def __init__(self, transport: Transport):
         self._open_session = transport.open_session
         self.taken = 0
+        self.script: gevent.Greenlet | None = None
+        """Asks questions, in a session of its own."""
         self.ahead: gevent.Greenlet | None = gevent.spawn(self._open_ahead)
         transport.open_session = self.take
 
@@ -112,6 +137,9 @@ class Sessions:
             except EOFError:
                 raise ConnectionResetError("the connection was lost") from None
             except ChannelException:
+                if self.script is not None and self.script is not gevent.getcurrent() and not self.script.ready():
+                    self.script.join()
+                    end = time.monotonic() + ENDED_SECONDS
                 if time.monotonic() > end:
                     raise
                 gevent.sleep(0.1)
@@ -142,7 +170,9 @@ class Connector(ssh.SSHConnector):
         """How many questions the next script asks; None for all."""
         self.sessions: Sessions | None = None
         self.ahead: gevent.Greenlet | None = None
-        """Asks the first stage's questions."""
+        """Asks before there is a question."""
+        self.script: gevent.Greenlet | None = None
+        """Reads the answers of the last script."""
         self.scripts = 0
 
     @staticmethod
@@ -168,17 +198,27 @@ class Connector(ssh.SSHConnector):
         if self.is_question:
             self.is_question = False
             return self.run_fact_command(command, print_output, print_input, **arguments)
+        self._settle()
         with _changing(), _Lost() as lost:
             return super().run_shell_command(command, print_output, print_input, **arguments)
         return lost.answer
 
     def put_file(self, *arguments, **more):
+        self._settle()
         with _changing():
             return super().put_file(*arguments, **more)
 
     def rsync(self, *arguments, **more):
+        self._settle()
         with _changing():
             return super().rsync(*arguments, **more)
+
+    def _settle(self) -> None:
+        """Have all that was sent come to its end: nothing is asked while something is changed."""
+        for job in ("ahead", "script"):
+            if (greenlet := getattr(self, job)) is not None:
+                greenlet.join()
+                setattr(self, job, None)
 
     def run_fact_command(self, command, print_output=False, print_input=False, **arguments):
         """Run a command that changes nothing: as docs/upstream proposes it to pyinfra."""
@@ -203,6 +243,24 @@ class Connector(ssh.SSHConnector):
             return super().run_shell_command(StringCommand(command), _sudo=True, _stdin=stdin)
         return lost.answer
 
+    def locking(self) -> None:
+        """The host's lock is about to be taken: what the operations ask is asked at the same time, where it is not yet."""
+        if self._stage == "execute" and LOCK not in self.answers.asked and self.ahead is None:
+            self.ahead = gevent.spawn(self._ask_ahead)
+
+    def locked(self, was: str, now: str) -> None:
+        """This run has the host's lock: what was asked before holds on, if nobody else has had the lock since.
+
+        Args:
+            was: what the lock's file was when the lock was taken, as LOCK's answer.
+            now: what it is since.
+        """
+        self._come_to_ask()
+        _, seen = self.answers.get(LOCK) or (None, [])
+        free = [was] if was == "none" or was.startswith("0 ") else None
+        alone = seen in (free, [now]) and self.answers.at[1:] == (_changes,)
+        self.answers.at = ("execute", _changes) if alone else ()
+
     # What is remembered
 
     def remember(self) -> None:
@@ -216,14 +274,17 @@ class Connector(ssh.SSHConnector):
         if self.asked:
             self.memory.save()
 
-    def _remembered(self) -> list[Question]:
+    def _remembered(self, stage: str = "") -> list[Question]:
+        """The questions of a stage, by default of this one."""
         if self.memory is None:
+            from groundwork.memory import Memory  # whose pydantic takes longer to be read than all else
+
             inventory, operations = command_line.words(sys.argv[1:])
             address, port, user = (str(self.data[f"ssh_{name}"] or "") for name in ("hostname", "port", "user"))
             self.memory = Memory([os.path.abspath(inventory), *operations, self.host.name, address, port, user])
             self.memory.load()
-        stages = self.memory.stages
-        return stages.get(self._stage, stages.get("execute", []) if self._stage == "look ahead" else [])
+        stages, stage = self.memory.stages, stage or self._stage
+        return stages.get(stage, stages.get("execute", []) if stage == "look ahead" else [])
 
     @property
     def _stage(self) -> str:
@@ -244,21 +305,25 @@ class Connector(ssh.SSHConnector):
     # Answering
 
     def _ask_ahead(self) -> None:
-        """Ask what the last run has asked in its first stage."""
+        """Ask what the last run has asked in this stage; and in the next, where that follows at once."""
         self._drop_old()
-        batch = list(dict.fromkeys(self._remembered()))
+        more = self._remembered("execute") if self._stage in ("prepare", "execute") else []
+        batch = list(dict.fromkeys([*self._remembered(), *more]))
         if batch:
-            self._send(batch)
+            self._send([LOCK, *batch] if more else batch)
 
-    def _answer(self, question: Question, command: str | None = None, stdin: str | None = None) -> list[str] | None:
-        """The lines of an answer that still holds, asked for now where there is none; None where it must be asked by itself."""
+    def _come_to_ask(self) -> None:
         if self.ahead is not None:
             self.ahead.join()
             self.ahead = None
+
+    def _answer(self, question: Question, command: str | None = None, stdin: str | None = None) -> list[str] | None:
+        """The lines of an answer that still holds, asked for now where there is none; None where it must be asked by itself."""
+        self._come_to_ask()
         self._drop_old()
-        if question not in self.answers.given and not self._ask_together(question):
-            return None
-        asked, lines = self.answers.given.get(question, (None, None))
+        if question not in self.answers.asked:
+            self._ask_together(question)
+        asked, lines = self.answers.get(question) or (None, None)
         if asked is None or (question.secret and (asked.command, asked.stdin) != (command, stdin)):
             return None
         self.answers.served += 1
@@ -274,45 +339,59 @@ class Connector(ssh.SSHConnector):
             self.appetite = max(2, 2 * self.answers.served)
         self.answers = Answers(at=now, time=time.monotonic())
 
-    def _ask_together(self, question: Question) -> bool:
-        """Ask a question with those that are still to come; False where it is better asked by itself."""
+    def _ask_together(self, question: Question) -> None:
+        """Ask a question with those that are still to come, where it is not better asked by itself."""
         remembered = self._remembered()
         done = self.answers.asked | self.alone
         if question in done or (self.answers.asked and question not in remembered):
-            return False
+            return
         coming = [item for item in dict.fromkeys([question, *remembered[self.position :]]) if item not in done]
         batch = coming[: self.appetite]
         if len(batch) < 2:
-            return False
+            return
         self.appetite = self.appetite and 4 * self.appetite
         self._send(batch)
-        return question in self.answers.given
 
     def _send(self, batch: list[Question]) -> None:
+        """Ask questions in one script, LOCK before all others; the answers are awaited where they are needed."""
+        if self.script is not None:
+            self.script.join()
         self.answers.asked.update(batch)
-        self._ask([asked for item in batch if (asked := Asked.now(item))])
+        asked = [item for item in map(Asked.now, batch) if item]
+        if not asked:
+            return
+        self.answers.awaited.update(item.question for item in asked)
+        self.script = gevent.spawn(self._ask, self.answers, asked)
+        if self.sessions:
+            self.sessions.script = self.script
 
-    def _ask(self, batch: list[Asked]) -> None:
-        lanes = [self._groups(batch[start::LANES]) for start in range(min(LANES, len(batch)))]
-        batch = [item for lane in lanes for _, group in lane for item in group]
+    def _ask(self, answers: Answers, batch: list[Asked]) -> None:
         mark = f"groundwork-{secrets.token_hex(16)}"
-        text = script(lanes, mark)
+        reader = Reader(mark)
         try:
-            output = self._run_script(text)
+            first = batch.pop(0) if batch[0].question == LOCK else None
+            size = -(-len(batch) // LANES)
+            lanes = [self._groups(batch[start : start + size]) for start in range(0, len(batch), size)]
+            batch = [*filter(None, [first]), *(item for lane in lanes for _, group in lane for item in group)]
+            for received in self._run_script(script(lanes, mark, first)):
+                for number, lines in reader.read(received):
+                    item = batch[number - 1]
+                    if lines is None:
+                        self.alone.add(item.question)
+                    else:
+                        answers.given[item.question] = (item, lines)
+                    answers.came(item.question)
         except (SSHException, OSError, EOFError) as error:
             logger.debug("%s: questions not answered together: %s", self.host.name, error)
-            output = b""
-        found, noise = answers(output, mark)
-        if noise:
-            # Each command's output would have it: what pyinfra makes of that is what counts.
-            logger.debug("%s: its shell speaks before it is asked: %s", self.host.name, noise[:200])
-            self.alone.update(item.question for item in batch)
-            return
-        for number, item in enumerate(batch, start=1):
-            if found.get(number) is not None:
-                self.answers.given[item.question] = (item, found[number])
-            elif number in found or number == len(found) + 1:
-                self.alone.add(item.question)
+        finally:
+            if reader.noise:
+                # Each command's output would have it: what pyinfra makes of that is what counts.
+                logger.debug("%s: its shell speaks before it is asked: %s", self.host.name, reader.noise[:200])
+                self.alone.update(item.question for item in batch)
+                answers.given.clear()
+            else:
+                self.alone.update(item.question for item in batch[reader.last :][:1])
+            answers.came(*answers.awaited)
 
     def _groups(self, batch: list[Asked]) -> list[Group]:
         groups: dict[str, list[Asked]] = {}
@@ -324,7 +403,7 @@ class Connector(ssh.SSHConnector):
         """The command that starts a shell as whom the questions are asked, which reads its script from standard input."""
         return make_unix_command_for_host(self.state, self.host, StringCommand("sh"), **arguments).get_raw_value()
 
-    def _run_script(self, text: str) -> bytes:
+    def _run_script(self, text: str) -> Iterator[bytes]:
         self.scripts += 1
         channel = self.client.get_transport().open_session()
         try:
@@ -333,10 +412,8 @@ class Connector(ssh.SSHConnector):
             channel.exec_command("sh")
             channel.sendall(text.encode())
             channel.shutdown_write()
-            output = bytearray()
             while received := channel.recv(1 << 16):
-                output += received
-            return bytes(output)
+                yield received
         finally:
             channel.close()
 

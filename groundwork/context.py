@@ -13,7 +13,7 @@ from pyinfra_cli.inventory import make_inventory
 
 from groundwork.roles import all_roles
 from groundwork.secrets import SecretStore
-from groundwork.templates import ROOT
+from groundwork import ROOT
 from groundwork.topology import Here, Topology
 
 _made: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from groundwork import context, uris
 from groundwork.errors import Refusal
 from groundwork.secrets import SecretStore, default_inventory, replace
 from groundwork.settings import HostSettings
-from groundwork.templates import ROOT
+from groundwork import ROOT
 from groundwork.topology import PROGRAMS, Here, Topology
 
 CLIENTS = ("app", "training")

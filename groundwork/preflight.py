@@ -23,7 +23,7 @@ from pyinfra.connectors.ssh import ConnectorData
 from pyinfra.connectors.ssh_util import load_key_with_certificate
 from pyinfra.context import ctx_host
 
-from groundwork import command_line, connections, context
+from groundwork import command_line, connections, context, logins
 from groundwork.errors import Refusal
 from groundwork.rows import File
 from groundwork.settings import ConnectionSettings, HostSettings, RoleSettings, is_address, key, keys
@@ -122,7 +122,7 @@ def setting_errors(topology: Topology, source: Path = Path("inventory")) -> Iter
         for name in here.data:
             if name not in known and not name.startswith("_"):
                 yield f"{_where(here, name)}: unknown key{_nearest(name, known)}"
-        for name in connections.leaked_password(here.data):
+        for name in logins.leaked_password(here.data):
             yield f'{_where(here, name)}: is refused, because it would be in the inventory: sudo_password = Secret("sudo/NAME")'
     yield from _group_errors(topology, source)
     for here in topology.hosts.values():
@@ -400,7 +400,7 @@ def _machine_errors(topology: Topology) -> Iterable[str]:
         secret = here.settings(HostSettings).sudo_password
         connections.bound(item, here.settings(HostSettings).connection_seconds)
         with ctx_host.use(item):
-            problems[item.name] = connections.ask_machine(item, here, secret and context.secret_value(secret.name))
+            problems[item.name] = logins.ask_machine(item, here, secret and context.secret_value(secret.name))
 
     gevent.joinall([gevent.spawn(ask, item) for item in inventory.get_active_hosts()])
     for item in inventory.get_active_hosts():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 from functools import cache, wraps
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from pyinfra.api.deploy import deploy
 
-from groundwork.settings import RoleSettings
+if TYPE_CHECKING:
+    from groundwork.settings import RoleSettings
 
 ORDER = ("base", "link", "gpu", "docker", "mongodb", "redis", "chromadb", "app", "inference", "training", "nginx")
 

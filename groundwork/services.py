@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
-from groundwork.connections import openssh_config
+from groundwork.logins import openssh_config
 from groundwork.errors import Refusal
 from groundwork.people import host_of
 from groundwork.topology import LINK, LINK_INTERFACE, Here, Topology

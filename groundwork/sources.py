@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Iterable, Iterator
 
 from groundwork import cache
-from groundwork.templates import ROOT
+from groundwork import ROOT
 
 GIT_SECONDS = 120
 """Seconds that git may take to fetch a commit."""
@@ -119,7 +119,8 @@ def tree(source: str, revision: str = "HEAD") -> Tree:
 def _directory(root: Path) -> Iterator[tuple[str, Entry]]:
     if not root.is_dir():
         raise SourceError(f"{root} is not a directory")
-    for path in _listed(root) if _in_work_tree(root) else _walked(root):
+    listed = _listed(root)
+    for path in _walked(root) if listed is None else listed:
         full = root / path
         if full.is_symlink():
             yield path, Entry(target=_inside(root, full))
@@ -143,9 +144,14 @@ def _in_work_tree(root: Path) -> bool:
         return False
 
 
-def _listed(root: Path) -> Iterable[str]:
-    """What git tracks, and what it neither tracks nor ignores."""
-    listed = _run("git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+def _listed(root: Path) -> Iterable[str] | None:
+    """What git tracks, and what it neither tracks nor ignores; None where there is no work tree of git's."""
+    try:
+        listed = _run("git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    except SourceError:
+        if _in_work_tree(root):
+            raise
+        return None
     return dict.fromkeys(os.fsdecode(path).rstrip("/") for path in listed.split(b"\0") if path)
 
 

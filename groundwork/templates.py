@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from contextlib import suppress
 from typing import Callable
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
 
+from groundwork import ROOT, cache
 from groundwork.rows import File
 from groundwork.settings import RoleSettings
 from groundwork.topology import Here
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def _environment_value(value: object) -> str:
@@ -44,8 +43,33 @@ def _unit_word(value: object) -> str:
     return f'"{text}"'
 
 
+class _Compiled(FileSystemBytecodeCache):
+    """Compiled templates, kept as Python keeps its modules. One that can't be kept or read costs time, and nothing else."""
+
+    def load_bytecode(self, bucket):
+        try:
+            super().load_bytecode(bucket)
+        except Exception:  # pickle's and marshal's, of a file that is damaged
+            bucket.reset()
+
+    def dump_bytecode(self, bucket):
+        with suppress(OSError):
+            super().dump_bytecode(bucket)
+
+
+def _compiled() -> _Compiled | None:
+    """None where the user has no cache of his own."""
+    try:
+        directory = cache.directory() / "templates"
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return None if cache.not_ours(directory, 0o700) else _Compiled(str(directory))
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        return None
+
+
 jinja = Environment(
     loader=FileSystemLoader(ROOT / "templates"),
+    bytecode_cache=_compiled(),
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
-from groundwork.connections import openssh_config
+from groundwork.logins import openssh_config
 from groundwork.errors import Refusal
 from groundwork.people import host_of
 from groundwork.settings import bracketed

@@ -10,7 +10,7 @@ from pyinfra.api import StringCommand, operation
 from pyinfra.api.operation import OperationMeta
 
 from facts.firewall import ARRIVED, RULES, Client, Firewall, Found
-from groundwork.connections import unknown_at
+from groundwork.logins import unknown_at
 from groundwork.context import current
 from operations.report import report, stop
 from operations.unconfirmed import GUARD, guarded

@@ -29,10 +29,11 @@ from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import extract_control_arguments, make_unix_command_for_host
 from pyinfra.context import ctx_host
 
-from groundwork import command_line, connections
+from groundwork import command_line, connections, logins
+from groundwork.connector import Connector
 from groundwork.context import topology
 from groundwork.settings import HostSettings
-from groundwork.templates import ROOT
+from groundwork import ROOT
 from operations.report import stop
 
 LEFT_SECONDS = 900
@@ -191,12 +192,17 @@ def _take(item) -> Holder | str | None:
     """Try to lock one host: None when it is ours, else who has it, or what went wrong."""
     if not isinstance(item.connector, (SSHConnector, LocalConnector)):
         return None  # @fake and the like: nothing real is changed
+    asks = item.connector if isinstance(item.connector, Connector) else None
     try:
+        if asks:
+            asks.locking()
         line = _open(item, (ROOT / "files/lock/hold").read_text(), json.dumps(_ourselves()))
         answer = line.read()
         if "locked" in answer:
             _held[item.name] = line
             gevent.spawn(_watch, item, line)
+            if asks:
+                asks.locked(*answer[answer.index("locked") - 2 :][:2])
             return None
         if "held" not in answer:
             return " ".join([*answer, line.complaints()]).strip() or "the connection was lost"
@@ -221,7 +227,7 @@ def _holder(lines: list[str]) -> Holder:
 def _ourselves() -> dict[str, Any]:
     inventory, operations = command_line.words(sys.argv[1:])
     return {
-        "who": f"{connections.local_user()}@{socket.gethostname()}",
+        "who": f"{logins.local_user()}@{socket.gethostname()}",
         "what": " ".join([inventory, *operations]),
         "process": os.getpid(),
         "kernel": _kernel(),
@@ -285,7 +291,8 @@ class _Ends(BaseStateCallback):
     @staticmethod
     def host_disconnect(state, host):
         if host.name not in _Ends.busy and host.name in _held:
-            _held.pop(host.name).close()
+            # It ends with the connection as well, and whoever comes next is later than that.
+            _held.pop(host.name).close(seconds=0)
 
 
 def _tell_lost(failed) -> None:
@@ -368,11 +375,12 @@ class _Line:
             transport.join(1)
         return self.is_dead
 
-    def close(self) -> None:
+    def close(self, seconds: float = 10) -> None:
+        """Give the lock free, and wait for so long until it is."""
         try:
             self.send("done")
             self.channel.shutdown_write()
-            self.has_ended(10)
+            self.has_ended(seconds)
         except (SSHException, OSError, EOFError):
             pass  # it is gone, and with it the lock
 
@@ -398,7 +406,7 @@ class _LocalLine(_Line):
             return False
         return True
 
-    def close(self) -> None:
+    def close(self, seconds: float = 10) -> None:
         self.send("done")
         self.process.stdin.close()
         self.has_ended(10)

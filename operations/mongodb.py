@@ -18,7 +18,7 @@ from groundwork import certificates
 from groundwork.context import secret_value
 from groundwork.questions import SecretQuestion, ask
 from groundwork.secrets import Secret, variable
-from groundwork.templates import ROOT
+from groundwork import ROOT
 from operations.report import report, stop
 
 _SCRIPTS = ROOT / "files" / "mongodb"

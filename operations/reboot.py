@@ -11,7 +11,7 @@ from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import clear_askpass_cache
 
 from facts.machine import BOOT
-from groundwork import connections
+from groundwork import connections, logins
 from groundwork.context import current, secret_value
 from groundwork.settings import HostSettings
 from operations import lock
@@ -119,7 +119,7 @@ def _ready(host, seconds: int) -> str | None:
     settings = here.settings(HostSettings)
     connections.bound(host, settings.connection_seconds)
     password = settings.sudo_password
-    if problem := connections.ask_machine(host, here, password and secret_value(password.name)):
+    if problem := logins.ask_machine(host, here, password and secret_value(password.name)):
         return problem
     # Units that fail to start are for those to tell whose they are.
     host.run_shell_command(StringCommand(f"timeout {seconds} systemctl is-system-running --wait >/dev/null; true"), _sudo=True)

@@ -13,7 +13,7 @@ from facts.files import Paths
 from groundwork.context import current, secret_value
 from groundwork.settings import HostSettings
 from groundwork.takeover import BEFORE, Found
-from groundwork.templates import ROOT
+from groundwork import ROOT
 from operations import mongodb as database
 from operations.report import report
 

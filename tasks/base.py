@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 from facts.accounts import SUDOERS
 from facts.firewall import RULES
 from facts.sshd import CHECK, DROP_IN
-from groundwork import connections
+from groundwork import logins
 from groundwork.roles import role
 from groundwork.rows import Absent, Directory, File, Link, Row
 from groundwork.settings import Address, Domain, Network, Part, Port, RoleSettings, Size, UserName, is_address, matching
@@ -286,7 +286,7 @@ class Settings(RoleSettings):
         hosts = [address for other in others for address in (other.private_address, other.link_address) if address]
         sources = [network for source in self.ssh_sources for network in here.networks_of(source) or []]
         # Behind a jump host everybody comes from one address: one person's failed logins would ban us all.
-        jumps = [address for address in connections.jumps(here) if is_address(address)]
+        jumps = [address for address in logins.jumps(here) if is_address(address)]
         return list(dict.fromkeys([*hosts, *sources, *jumps, *self.ban_never]))
 
     def services(self, here: Here) -> list[service.Service]:
@@ -482,7 +482,7 @@ class Settings(RoleSettings):
                 yield f'base_administrators: {person.name} has no keys, and so no way in: add some, or "state": "absent"'
         if "root" in names:
             yield "base_administrators: root is not a person; base_ssh_root_login says whether it may log in"
-        user = connections.login(here)
+        user = logins.login(here)
         if user in self.absent:
             yield f"base_administrators: {user} is the user whom Groundwork connects as, and can't be absent"
         for person in self.present:

@@ -7,7 +7,7 @@ from typing import Any, Iterable
 from groundwork.roles import role
 from groundwork.rows import Directory, File, Row
 from groundwork.settings import Port, RoleSettings
-from groundwork.templates import ROOT
+from groundwork import ROOT
 from groundwork.topology import Flow, Here, Opening
 from operations import accounts, files, service, uv, wait
 from tasks.packages import install

@@ -25,7 +25,7 @@ import testinfra
 
 from facts.machine import Machine
 from groundwork import context
-from groundwork.connections import openssh_config
+from groundwork.logins import openssh_config
 from groundwork.roles import ORDER
 from groundwork.secrets import SecretStore
 from groundwork.settings import HostSettings

@@ -12,7 +12,7 @@ from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 
 from groundwork.certificates import fingerprints
 from groundwork.secrets import KEPT
-from groundwork.templates import ROOT
+from groundwork import ROOT
 from tasks.mongodb import KEPT_PASSWORD
 
 

@@ -8,7 +8,8 @@ import re
 import pytest
 import yaml
 
-from groundwork.templates import ROOT, render
+from groundwork import ROOT
+from groundwork.templates import render
 from groundwork.topology import SettingsError
 from tasks.chromadb import CONFIGURATION, LOCK, UNIT, VERSION, Settings
 from tests.unit.conftest import make_topology

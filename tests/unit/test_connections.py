@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import paramiko
@@ -15,7 +17,7 @@ import pytest
 from paramiko.ssh_exception import NoValidConnectionsError
 from pyinfra.connectors.sshuserclient import client
 
-from groundwork import connections
+from groundwork import connections, logins
 from groundwork.connections import HostKeyError, Target, explain
 from groundwork.secrets import AgeFile, Environment, Secret, main
 from tests.unit.pyinfra_fake import group_data, inventory, run
@@ -84,13 +86,13 @@ def test_a_jump_host_is_read_from_the_file(make_here, tmp_path):
     path = tmp_path / "config"
     path.write_text("Host *\n  ProxyJump me@jump:2222\nHost jump\n  HostName 198.51.100.7\n  ProxyJump none\nHost 10.0.0.9\n  ProxyJump none\n")
     behind = make_here(["base"], ssh_config_file=str(path), ssh_hostname="10.0.0.5")
-    assert connections.jumps(behind) == ["198.51.100.7"]
+    assert logins.jumps(behind) == ["198.51.100.7"]
     settings = behind.settings(behind.topology.roles["base"])
     assert "198.51.100.7" in settings.never_banned(behind)
-    assert connections.jumps(make_here(["base"], ssh_config_file=str(path), ssh_hostname="jump")) == []
+    assert logins.jumps(make_here(["base"], ssh_config_file=str(path), ssh_hostname="jump")) == []
     # The first ProxyJump counts, as in OpenSSH.
     path.write_text("Host 10.0.0.9\n  ProxyJump none\nHost *\n  ProxyJump jump\n")
-    assert connections.jumps(make_here(["base"], ssh_config_file=str(path), ssh_hostname="10.0.0.9")) == []
+    assert logins.jumps(make_here(["base"], ssh_config_file=str(path), ssh_hostname="10.0.0.9")) == []
 
 
 SUDO = {
@@ -178,11 +180,11 @@ def test_a_key_that_is_known_at_another_port_is_copied_by_the_command(tmp_path, 
     if hashed:
         subprocess.run(["ssh-keygen", "-q", "-H", "-f", known], check=True, capture_output=True)
     here = make_here(["base"], ssh_hostname="10.0.0.5", ssh_config_file=str(tmp_path / "none"))
-    said = connections.unknown_at(_known_at_port_22(known, connections.StrictPolicy()), here, 2222)
+    said = logins.unknown_at(_known_at_port_22(known, connections.StrictPolicy()), here, 2222)
     subprocess.run(["bash", "-c", said.split("run again: ")[1]], check=True)
-    assert connections.unknown_at(_known_at_port_22(known, connections.StrictPolicy()), here, 2222) is None
+    assert logins.unknown_at(_known_at_port_22(known, connections.StrictPolicy()), here, 2222) is None
     assert known.read_text().splitlines()[-1:] == [f"[10.0.0.5]:2222 {key.get_name()} {key.get_base64()} c"]
-    assert connections.unknown_at(_known_at_port_22(known, client.AcceptNewPolicy()), here, 2223) is None, "it is taken down by itself"
+    assert logins.unknown_at(_known_at_port_22(known, client.AcceptNewPolicy()), here, 2223) is None, "it is taken down by itself"
 
 
 def test_a_move_of_sshd_that_was_not_made_yet_is_thought_of():
@@ -205,9 +207,9 @@ def test_a_wrong_sudo_password_names_its_secret(tmp_path):
 def test_a_wrong_sudo_password_comes_with_the_command_that_sets_it(tmp_path, make_here, monkeypatch):
     file = AgeFile(tmp_path / "inventories/prod.py")
     monkeypatch.setattr(file, "get", lambda name: "open-sesame")
-    monkeypatch.setattr(connections.context, "secret_store", lambda: SimpleNamespace(sources=[Environment(), file], file=file))
+    monkeypatch.setattr(logins.context, "secret_store", lambda: SimpleNamespace(sources=[Environment(), file], file=file))
     monkeypatch.delenv("GROUNDWORK_SECRET_SUDO_DORA", raising=False)
-    said = connections._sudo_error("sudo: 3 incorrect password attempts", make_here(["base"], ssh_user="dora", sudo_password=Secret("sudo/dora")))
+    said = logins._sudo_error("sudo: 3 incorrect password attempts", make_here(["base"], ssh_user="dora", sudo_password=Secret("sudo/dora")))
     assert "the secret sudo/dora in " in said and "prod.age" in said and "prod.py rotate --no-generate sudo/dora`" in said
     command = said.split("`")[1].split()
     assert main([*command[command.index("-m") + 2 :]]) == 1, "there is no such inventory, and the words are right"
@@ -221,7 +223,7 @@ def test_a_password_file_that_a_killed_run_left_is_taken_away_and_no_others(tmp_
             path.write_text("")
             os.utime(path, (time.time() - hours * 3600,) * 2)
         done = subprocess.run(
-            ["sh", "-c", connections._ASKPASS], input="#!/bin/sh\n", capture_output=True, text=True, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+            ["sh", "-c", logins._ASKPASS], input="#!/bin/sh\n", capture_output=True, text=True, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
         )
         assert Path(done.stdout.strip()).parent == tmp_path, done.stderr
         assert [path.exists() for path in (left, live, other)] == [False, True, True]
@@ -272,3 +274,49 @@ def test_a_proxy_command_that_is_not_there():
     with pytest.raises(paramiko.ProxyCommandFailure) as error:
         connections.ProxyCommand("no-such-program --target x")
     assert "ended (No such file or directory: no-such-program): no-such-program --target x" in explain(error.value, Target("i-0123"))
+
+class _Sshd(paramiko.ServerInterface):
+    """Notes who wants to log in, and lets nobody."""
+
+    def __init__(self):
+        self.asked = []
+
+    def get_allowed_auths(self, username):
+        return "publickey"
+
+    def check_auth_publickey(self, username, key):
+        self.asked.append(username)
+        return paramiko.AUTH_FAILED
+
+
+@pytest.fixture
+def sshd(tmp_path, key):
+    """An SSH server at a port of its own, and the data of a host behind it."""
+    server, there = _Sshd(), paramiko.RSAKey.generate(2048)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def serve():
+            with suppress(OSError):
+                while True:
+                    transport = paramiko.Transport(listening.accept()[0])
+                    transport.add_server_key(there)
+                    transport.start_server(server=server)
+
+        Thread(target=serve, daemon=True).start()
+        known = tmp_path / "known"
+        known.write_text(f"[127.0.0.1]:{port} {there.get_name()} {there.get_base64()}\n")
+        data = {"ssh_port": port, "base_ssh_port": port, "ssh_user": "me", "ssh_key": str(tmp_path / "key"), "ssh_known_hosts_file": str(known)}
+        yield server, data
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("port, said", [("6379", "refuses user me"), ('"many"', "redis_port")])
+def test_nobody_logs_in_before_the_inventory_is_checked(tmp_path, sshd, port, said):
+    server, data = sshd
+    path = tmp_path / "try_out.py"
+    path.write_text(f"_host = ('127.0.0.1', {data | {'private_address': '10.0.0.5'}!r} | {{'redis_port': {port}}})\nredis = [_host]\n")
+    done = run(path, "deploy.py", "-y")
+    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert server.asked == ([] if "many" in port else ["me"]), done.stderr
+    assert ("refuses" in done.stderr) == (port == "6379")

@@ -9,6 +9,7 @@ import subprocess
 from types import SimpleNamespace
 
 import gevent
+import gevent.subprocess
 import pytest
 from paramiko import ChannelException
 from pyinfra.api import Config, FactBase, Host, Inventory, State, StringCommand, facts
@@ -19,7 +20,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from groundwork import connector, questions
 from groundwork.connector import Connector, Sessions
-from groundwork.questions import SecretQuestion, ask, asking
+from groundwork.questions import Question, SecretQuestion, ask, asking
 
 
 class Here(Connector):
@@ -30,7 +31,7 @@ class Here(Connector):
 
     def _run_script(self, text):
         self.scripts += 1
-        return subprocess.run(["sh"], input=text.encode(), capture_output=True).stdout
+        yield subprocess.run(["sh"], input=text.encode(), capture_output=True).stdout
 
 
 def _run(self, command, print_output=False, print_input=False, **arguments):
@@ -174,6 +175,116 @@ def test_the_next_stage_asks_anew(run, paths):
     assert host.connector.scripts == 2
 
 
+@pytest.fixture
+def ahead(run, paths, tmp_path, monkeypatch):
+    """A function that begins a run with -y, after one that asked for one path in its first stage and for all in its second."""
+    lock = tmp_path / "run.lock"
+    lock.write_text("")
+    state = f"stat -c '%s %i %.9Y' {lock} 2>/dev/null || echo none"
+    monkeypatch.setattr(connector, "LOCK", Question.of(state, {}))
+    (host,) = run(stage=StateStage.Prepare)
+    all_of(host, paths[:1])
+    host.state.current_stage = StateStage.Execute
+    all_of(host, paths)
+    end(host)
+
+    def begin():
+        (host,) = run(stage=StateStage.Prepare)
+        host.connector.ahead = gevent.spawn(host.connector._ask_ahead)
+        assert all_of(host, paths[:1]) == WANTED[:1]
+        host.state.current_stage = StateStage.Execute
+        host.connector.locking()
+        return host, lock, lambda: subprocess.run(state, shell=True, capture_output=True, text=True).stdout.strip()
+
+    return begin
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_with_y_all_is_asked_at_once_and_holds_under_the_lock(ahead, paths, there):
+    host, lock, state = ahead()
+    if not there:
+        lock.unlink()
+        host, lock, state = ahead()
+    was = state()
+    lock.write_text("taken")
+    host.connector.locked(was, state())
+    assert all_of(host, paths) == WANTED and host.connector.scripts == 1
+
+
+@pytest.mark.parametrize("meanwhile", ["another run had the lock", "another run died with it", "something was changed", "no lock was taken"])
+def test_what_was_asked_ahead_holds_only_if_nobody_came_between(ahead, paths, meanwhile):
+    if meanwhile == "another run died with it":
+        ahead()[1].write_text("left")
+    host, lock, state = ahead()
+    open(paths[2], "w").write("changed\n")
+    if meanwhile == "another run had the lock":
+        lock.write_text("its")
+        lock.write_text("")
+    was = state()
+    lock.write_text("ours")
+    if meanwhile == "something was changed":
+        host.run_shell_command(StringCommand("true"))
+    if meanwhile != "no lock was taken":
+        host.connector.locked(was, state())
+    assert all_of(host, paths)[2] == ["changed"]
+
+
+def test_what_is_asked_while_the_lock_is_taken_holds(run, ahead, paths):
+    (host,) = run()
+    _, lock, state = ahead()
+    was = state()
+    lock.write_text("ours")
+    host.connector.locking()
+    host.connector.locked(was, state())
+    assert host.connector.scripts == 1
+    assert all_of(host, paths) == WANTED and host.connector.scripts == 1
+
+
+def test_an_answer_is_taken_as_soon_as_it_is_there(run, tmp_path):
+    class Slow(Say):
+        def command(self, text):
+            return f"while [ ! -e {text} ]; do sleep 0.05; done; echo came"
+
+    class Stream(Here):
+        def _run_script(self, text):
+            self.scripts += 1
+            process = gevent.subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            process.stdin.write(text.encode())
+            process.stdin.close()
+            while received := process.stdout.read1():
+                yield received
+
+    def both(host):
+        with ctx_host.use(host):
+            first = host.get_fact(Say, text=tmp_path / "none")
+            (tmp_path / "go").touch()  # the other one's answer comes after that
+            return first, host.get_fact(Slow, text=tmp_path / "go")
+
+    (host,) = run()
+    both(host)
+    end(host)
+    (tmp_path / "go").unlink()
+    (host,) = run()
+    host.connector.__class__ = Stream
+    with gevent.Timeout(10):
+        assert both(host) == (["none"], ["came"]) and (host.connector.scripts, host.connector.sent_alone) == (1, [])
+
+
+def test_nothing_is_changed_before_what_was_asked_has_come_to_its_end(again, paths, tmp_path):
+    class Slow(Here):
+        def _run_script(self, text):
+            for received in super()._run_script(text):
+                yield received[:200]
+                gevent.sleep(0.3)
+                (tmp_path / "ended").touch()
+                yield received[200:]
+
+    again.connector.__class__ = Slow
+    all_of(again, paths[:1])
+    good, output = again.run_shell_command(StringCommand(f"ls {tmp_path}/ended"))
+    assert good, output.stderr
+
+
 def test_an_answer_that_is_old_is_asked_for_again(again, paths, monkeypatch):
     all_of(again, paths[:1])
     open(paths[1], "w").write("later\n")
@@ -185,7 +296,7 @@ def test_where_everything_changes_little_is_asked_in_vain(again, paths):
     """A script of eight questions after each of eight changes would be 36 answers, for 8."""
     sent = []
     monitored = again.connector._ask
-    again.connector._ask = lambda batch: (sent.append(len(batch)), monitored(batch))[1]
+    again.connector._ask = lambda answers, batch: (sent.append(len(batch)), monitored(answers, batch))[1]
     for path in paths:
         all_of(again, [path])
         again.run_shell_command(StringCommand("true"))

@@ -18,7 +18,7 @@ from tests.certificates import Authority
 from tests.unit.conftest import make_topology
 
 from groundwork import mongodb_check, people, services, tunnel
-from groundwork.connections import openssh_config
+from groundwork.logins import openssh_config
 from groundwork.errors import Refusal
 from groundwork.secrets import SecretError, SecretStore
 

@@ -11,9 +11,18 @@ import pytest
 from pyinfra.api import HiddenValue, StringCommand
 
 from groundwork import questions
-from groundwork.questions import Asked, Memory, Question, SecretQuestion, answers, script
+from groundwork.memory import Memory
+from groundwork.questions import Asked, Question, Reader, SecretQuestion, script
 
 MARK = "groundwork-0123456789abcdef"
+
+
+def answers(output: bytes, mark: str, size: int = 1 << 16):
+    """All that is read of an output, in pieces; and the noise in it."""
+    reader, found = Reader(mark), {}
+    for start in range(0, len(output), size):
+        found.update(reader.read(output[start : start + size]))
+    return found, reader.noise
 
 
 def ask(*commands: str, shell: str = "sh", mark: str = MARK, login: str = "sh", **arguments):
@@ -115,8 +124,15 @@ def test_questions_are_asked_at_the_same_time(tmp_path):
 def test_what_a_login_shell_says_is_told_apart():
     batch = [Asked.now(Question.of("echo one", {}))]
     done = subprocess.run(["sh"], input=script([[("sh", batch)]], MARK).encode(), capture_output=True)
-    assert answers(b"Welcome!\n" + done.stdout, MARK) == ({1: ["one"]}, "Welcome!")
-    assert ask("echo one", shell="echo Hello; sh") == ({1: ["one"]}, "Hello")
+    assert answers(b"Welcome!\n" + done.stdout, MARK) == ({}, "Welcome!")
+    assert ask("echo one", shell="echo Hello; sh") == ({}, "Hello")
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_an_output_may_come_in_pieces(size):
+    batch = [Asked.now(Question.of(command, {})) for command in ("echo one", "false", "printf 'two\n\nthree'")]
+    done = subprocess.run(["sh"], input=script([[("sh", batch[1:])]], MARK, batch[0]).encode(), capture_output=True)
+    assert answers(done.stdout, MARK, size) == ({1: ["one"], 2: None, 3: ["two", "", "three"]}, "")
 
 
 def test_questions_are_asked_by_their_own_shell():

@@ -19,7 +19,8 @@ from facts.units import Unit, UnitFiles, Units
 from groundwork.preflight import render_errors
 from groundwork.rows import File
 from groundwork.secrets import Secret
-from groundwork.templates import ROOT, render
+from groundwork import ROOT
+from groundwork.templates import render
 from groundwork.topology import SettingsError
 from operations import service
 from operations.service import Service
