@@ -21,6 +21,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 
+FRESH_SECONDS = 600
+"""How long the archive's word on what does change (InRelease) is given again: what is measured is no wait for the archive."""
+
 WAITS = (1, 2, 4)
 """Seconds before the archive is asked again where it was not reached."""
 
@@ -32,6 +35,8 @@ class Handler(SimpleHTTPRequestHandler):
     archives: tuple[str, ...] = ()
     cache = Path()
     locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
+    answers: dict[tuple[str, str | None], tuple[float, int, dict[str, str], bytes]] = {}
+    """(URL, what the client has) -> when, status, headers, body."""
 
     def do_GET(self):  # noqa: N802 (http.server's name)
         if not self.path.startswith("http://"):
@@ -75,13 +80,25 @@ class Handler(SimpleHTTPRequestHandler):
             partial.rename(file)
 
     def _pass_on(self):
-        with self._open() as answer:
-            self._relay(answer)
+        asked = (self.path, self.headers["If-Modified-Since"])
+        with self.locks[self.path]:
+            since, *given = self.answers.get(asked, (0.0,))
+            if not given or time.monotonic() - since > FRESH_SECONDS:
+                with self._open() as answer:
+                    given = self._read(answer)
+                if given[0] in (200, 304, 404):
+                    self.answers[asked] = (time.monotonic(), *given)
+        self._give(*given)
 
     def _relay(self, answer):
-        body = answer.read()
+        self._give(*self._read(answer))
+
+    def _read(self, answer) -> tuple[int, dict[str, str], bytes]:
         kept = {name: answer.headers[name] for name in ("Last-Modified", "ETag") if name in answer.headers}
-        self._start(answer.status, {**kept, "Content-Length": str(len(body))})
+        return answer.status, kept, answer.read()
+
+    def _give(self, status: int, kept: dict[str, str], body: bytes):
+        self._start(status, {**kept, "Content-Length": str(len(body))})
         self.wfile.write(body)
 
     def _open(self):

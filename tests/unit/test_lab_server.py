@@ -37,6 +37,7 @@ def get(archive, tmp_path, monkeypatch):
     """Ask the lab's server as apt would ask a proxy."""
     monkeypatch.setattr(server.Handler, "archives", (archive[0],))
     monkeypatch.setattr(server.Handler, "cache", tmp_path)
+    monkeypatch.setattr(server.Handler, "answers", {})
     monkeypatch.setattr(server.Handler, "log_message", lambda *_: None)
     running = _start(ThreadingHTTPServer(("127.0.0.1", 0), server.Handler))
 
@@ -65,11 +66,12 @@ def test_a_package_is_fetched_once(archive, get):
     assert len(asked) == 1
 
 
-def test_an_index_is_asked_for_every_time(archive, get):
+def test_an_index_is_asked_for_again_after_a_while(archive, get, monkeypatch):
     url, asked = archive
-    for _ in range(2):
+    for fresh, times in ((600, 1), (600, 1), (0, 2)):
+        monkeypatch.setattr(server, "FRESH_SECONDS", fresh)
         assert get(url + "dists/bookworm/InRelease") == (200, b"content")
-    assert len(asked) == 2
+        assert len(asked) == times
 
 
 def test_what_the_archive_lacks_is_not_kept(archive, get):
