@@ -245,7 +245,7 @@ class Connector(ssh.SSHConnector):
 
     def locking(self) -> None:
         """The host's lock is about to be taken: what the operations ask is asked at the same time, where it is not yet."""
-        if self._stage == "execute" and LOCK not in self.answers.asked and self.ahead is None:
+        if self._stage == "execute" and LOCK in self._remembered() and LOCK not in self.answers.asked and self.ahead is None:
             self.ahead = gevent.spawn(self._ask_ahead)
 
     def locked(self, was: str, now: str) -> None:
@@ -255,6 +255,7 @@ class Connector(ssh.SSHConnector):
             was: what the lock's file was when the lock was taken, as LOCK's answer.
             now: what it is since.
         """
+        self._note(LOCK)
         self._come_to_ask()
         _, seen = self.answers.get(LOCK) or (None, [])
         free = [was] if was == "none" or was.startswith("0 ") else None
@@ -305,12 +306,13 @@ class Connector(ssh.SSHConnector):
     # Answering
 
     def _ask_ahead(self) -> None:
-        """Ask what the last run has asked in this stage; and in the next, where that follows at once."""
+        """Ask what the last run has asked in this stage; and what under the lock, where that follows at once."""
         self._drop_old()
-        more = self._remembered("execute") if self._stage in ("prepare", "execute") else []
-        batch = list(dict.fromkeys([*self._remembered(), *more]))
+        batch, more = self._remembered(), self._remembered("execute")
+        if self._stage in ("prepare", "execute") and LOCK in more:
+            batch = [LOCK, *batch, *more]
         if batch:
-            self._send([LOCK, *batch] if more else batch)
+            self._send(list(dict.fromkeys(batch)))
 
     def _come_to_ask(self) -> None:
         if self.ahead is not None:

@@ -246,7 +246,8 @@ def test_a_connection_that_is_cut_in_the_middle(stack, directory, plain):
     run(stack, directory)
     stack.ssh(HOST, "sudo touch /run/cut")
     done, answers, _ = run(stack, directory)
-    assert done.returncode == 1 and "Traceback" not in done.stderr and "1 of 1 hosts failed: asked1 at Look" in done.stderr, done.stderr
+    assert done.returncode == 1 and "1 of 1 hosts failed: asked1 at Look" in done.stderr, done.stderr
+    assert done.stderr.count("Traceback") == done.stderr.count("UnicodeDecodeError"), "pyinfra's own, of what is no text: no other"
     assert "cut" not in (answers or {}).get("Look", {})
     done, answers, _ = run(stack, directory)
     assert done.returncode == 0 and answers == plain
@@ -332,16 +333,16 @@ def test_both_connectors_report_the_same_changes(both):
 
 
 def test_a_run_that_changes_nothing_makes_few_exchanges(both, tmp_path, monkeypatch):
-    """The machine and the lock; and all that the operations ask (looked ahead for, twice) in one script each."""
+    """All questions and the lock; and what the operations ask once more, when they were looked ahead for."""
     counted = tmp_path / "counted"
     monkeypatch.setenv("GROUNDWORK_EXCHANGES", str(counted))
     stack = both["groundwork"]
     assert stack.changes() == []
-    assert json.loads(counted.read_text())["exchanges"] <= 3
+    assert json.loads(counted.read_text())["exchanges"] <= 2
     for _ in range(2):
         counted.unlink(missing_ok=True)
         done = subprocess.run(
             [sys.executable, "-m", "pyinfra", stack.inventory, "deploy.py"], cwd=ROOT, input="\n", capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stderr
-    assert json.loads(counted.read_text())["exchanges"] <= 4
+    assert json.loads(counted.read_text())["exchanges"] <= 3

@@ -185,6 +185,7 @@ def ahead(run, paths, tmp_path, monkeypatch):
     (host,) = run(stage=StateStage.Prepare)
     all_of(host, paths[:1])
     host.state.current_stage = StateStage.Execute
+    host.connector.locked("none", "")
     all_of(host, paths)
     end(host)
 
@@ -238,6 +239,18 @@ def test_what_is_asked_while_the_lock_is_taken_holds(run, ahead, paths):
     host.connector.locked(was, state())
     assert host.connector.scripts == 1
     assert all_of(host, paths) == WANTED and host.connector.scripts == 1
+
+
+def test_what_takes_no_lock_is_not_asked_for_more_than_its_stage(run, paths):
+    for scripts in (0, 2):
+        (host,) = run(stage=StateStage.Prepare)
+        host.connector.ahead = gevent.spawn(host.connector._ask_ahead)
+        assert all_of(host, paths[:2]) == WANTED[:2]
+        host.state.current_stage = StateStage.Execute
+        assert all_of(host, paths[2:]) == WANTED[2:]
+        assert host.connector.scripts == scripts and len(host.connector.asked["prepare"]) == 2
+        assert len(host.connector.answers.asked) == (6 if scripts else 0)
+        end(host)
 
 
 def test_an_answer_is_taken_as_soon_as_it_is_there(run, tmp_path):
