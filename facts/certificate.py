@@ -7,10 +7,10 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Iterable
 
-from cryptography import x509
 from pyinfra.api import FactBase
 
 from groundwork.certificates import fingerprints, names_of
+from groundwork.late import x509
 
 LETSENCRYPT = "/etc/letsencrypt"
 """certbot's directory, whichever authority it asks."""

@@ -6,14 +6,17 @@ import hashlib
 import ipaddress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Iterable
+from typing import TYPE_CHECKING, Iterable
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from groundwork.settings import is_address
 from groundwork import ROOT
+from groundwork.late import x509
+from groundwork.settings import is_address
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 SOON_DAYS = 30
 """Before its end, when a certificate's is told."""

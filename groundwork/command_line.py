@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 from fnmatch import fnmatch
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Callable
@@ -236,6 +236,11 @@ def words(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def _parsed(arguments: list[str]) -> dict[str, Any]:
+    return _parsed_once(*arguments)
+
+
+@cache
+def _parsed_once(*arguments: str) -> dict[str, Any]:
     """The command line, by pyinfra's own parser; empty where it will be refused."""
     try:
         return cli.cli.make_context("pyinfra", list(arguments), resilient_parsing=True).params

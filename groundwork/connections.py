@@ -34,6 +34,8 @@ from pyinfra.connectors.sshuserclient import client, config
 from pyinfra.context import ctx_state
 from pyinfra_cli import cli
 
+from groundwork import late
+
 KEEPALIVE = 5
 """Seconds after which a silent connection is asked for a sign of life."""
 
@@ -345,6 +347,9 @@ def _connect_all(run: State) -> None:
         gevent.idle()  # what has come from a host is answered first
         step()
     _ready.set()
+    for module in late.ALL if meanwhile else ():
+        gevent.idle()
+        module.read()
     connecting.get()
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import secrets
 import shlex
-import urllib.request
 from typing import Iterable
 
 from pyinfra import host, state
@@ -13,6 +11,7 @@ from pyinfra.api import StringCommand, operation
 
 from facts.certificate import LETSENCRYPT, LINEAGE, OFF, Certificate, CertificateState, Lineage, LineageState
 from groundwork.context import current
+from groundwork.late import http_client, urllib_request
 from groundwork.settings import is_address
 from operations.report import report, stop
 
@@ -212,9 +211,9 @@ def _is_wrong(answers: list[tuple[str, str, str]]) -> bool:
 def _seen_by_controller(domain: str, token: str) -> bool:
     url = f"http://{domain}/.well-known/acme-challenge/{token}"
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib_request.urlopen(url, timeout=10) as answer:
             return answer.read(100).decode() == token
-    except (OSError, ValueError, http.client.HTTPException):
+    except (OSError, ValueError, http_client.HTTPException):
         return False
 
 
