@@ -82,7 +82,7 @@ class Proxy:
         while True:
             due, data = await queue.get()
             await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
-            with suppress(ConnectionError):  # who is gone is told nothing more; the queue is emptied all the same
+            with suppress(OSError):  # who is gone is told nothing more; the queue is emptied all the same
                 if not data:
                     writer.write_eof()
                     return
