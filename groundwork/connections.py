@@ -15,6 +15,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,9 @@ from pyinfra.context import ctx_state
 from pyinfra_cli import cli
 
 from groundwork import late
+
+PATIENCE_SECONDS = 5
+"""How long a host is left waiting for a login, while a source is fetched, say: sshd gives up after LoginGraceTime (120, ours 30)."""
 
 KEEPALIVE = 5
 """Seconds after which a silent connection is asked for a sign of life."""
@@ -63,6 +67,10 @@ class HostKeyError(paramiko.SSHException):
         super().__init__("host key")
         self.key = key
         self.known = known
+
+
+class WaitedLong(paramiko.SSHException):
+    """The login has waited for so long that it is better begun anew."""
 
 
 class Unreached(ConnectError):
@@ -218,6 +226,22 @@ class StrictPolicy(paramiko.MissingHostKeyPolicy):
         raise HostKeyError(key)
 
 
+class AcceptNewPolicy(client.AcceptNewPolicy):
+    """Takes a key down, and says so, when the inventory is checked."""
+
+    def missing_host_key(self, *arguments):
+        _ready.wait()
+        super().missing_host_key(*arguments)
+
+
+class WarningPolicy(paramiko.WarningPolicy):
+    """The same for a key that is not taken down."""
+
+    def missing_host_key(self, *arguments):
+        _ready.wait()
+        super().missing_host_key(*arguments)
+
+
 class SSHConfig(config.SSHConfig):
     """Knows `ProxyJump none`; and that a jump host, which a `Host *` covers too, needs none to itself."""
 
@@ -233,6 +257,7 @@ class ProxyCommand(paramiko.ProxyCommand):
     """Ends with its command, and says why; paramiko's own reads on for ever, and holds up all other hosts."""
 
     def __init__(self, command_line: str):
+        _ready.wait()  # it may log in somewhere
         try:
             super().__init__(command_line)
         except OSError as error:
@@ -277,7 +302,10 @@ class Client(client.SSHClient):
             raise error
 
     def _auth(self, *arguments):
+        begin = time.monotonic()
         _ready.wait()
+        if time.monotonic() - begin > PATIENCE_SECONDS:
+            raise WaitedLong("the host may have given us up")
         return super()._auth(*arguments)
 
     def exec_command(self, command, *arguments, **more):
@@ -315,6 +343,8 @@ def _connect(connector: ssh.SSHConnector) -> None:
         _pyinfras_connect(connector)
     except Exception as error:
         _ready.wait()
+        if isinstance(error.__context__, WaitedLong):
+            return _connect(connector)
         if not isinstance(error, PyinfraError):
             raise
         cause = error.__context__
@@ -365,14 +395,18 @@ _pyinfras_connect_all, _pyinfras_host_connect = cli.connect_all, Host.connect
 
 def _passphrase(prompt: str) -> str:
     _ready.wait()
+    if prompt in _given:  # for another host with the same key
+        return _given[prompt]
     if not sys.stdin or not sys.stdin.isatty():
         raise PyinfraError(
             "the key has a passphrase, and there is no terminal to ask for it: load it into an agent "
             "(ssh-add), and leave ssh_key out"
         )
-    return _getpass(prompt)
+    _given[prompt] = _getpass(prompt)
+    return _given[prompt]
 
 
+_given: dict[str, str] = {}
 _getpass = ssh_util.getpass
 
 
@@ -388,6 +422,7 @@ def set_up() -> None:
     """
     ssh.SSHClient = client.SSHClient = Client
     client.StrictPolicy = client.AskPolicy = StrictPolicy
+    client.AcceptNewPolicy, client.WarningPolicy = AcceptNewPolicy, WarningPolicy
     client.SSHConfig = SSHConfig
     client.ProxyCommand = ProxyCommand
     cli.connect_all, Host.connect = _connect_all, _host_connect

@@ -216,7 +216,7 @@ class Connector(ssh.SSHConnector):
     def _settle(self) -> None:
         """Have all that was sent come to its end: nothing is asked while something is changed."""
         for job in ("ahead", "script"):
-            if (greenlet := getattr(self, job)) is not None:
+            if (greenlet := getattr(self, job)) not in (None, gevent.getcurrent()):
                 greenlet.join()
                 setattr(self, job, None)
 
@@ -245,7 +245,8 @@ class Connector(ssh.SSHConnector):
 
     def locking(self) -> None:
         """The host's lock is about to be taken: what the operations ask is asked at the same time, where it is not yet."""
-        if self._stage == "execute" and LOCK in self._remembered() and LOCK not in self.answers.asked and self.ahead is None:
+        asked = LOCK in self.answers.asked and self._is_under_way()
+        if self._stage == "execute" and LOCK in self._remembered() and not asked and self.ahead is None:
             self.ahead = gevent.spawn(self._ask_ahead)
 
     def locked(self, was: str, now: str) -> None:
@@ -259,8 +260,12 @@ class Connector(ssh.SSHConnector):
         self._come_to_ask()
         _, seen = self.answers.get(LOCK) or (None, [])
         free = [was] if was == "none" or was.startswith("0 ") else None
-        alone = seen in (free, [now]) and self.answers.at[1:] == (_changes,)
+        alone = seen in (free, [now]) and self._is_under_way()
         self.answers.at = ("execute", _changes) if alone else ()
+
+    def _is_under_way(self) -> bool:
+        """Nothing was changed since the answers were asked for, and nobody looked at them meanwhile, as after a look ahead."""
+        return self.answers.at in (("prepare", _changes), ("execute", _changes))
 
     # What is remembered
 
@@ -372,7 +377,7 @@ class Connector(ssh.SSHConnector):
         reader = Reader(mark)
         try:
             first = batch.pop(0) if batch[0].question == LOCK else None
-            size = -(-len(batch) // LANES)
+            size = max(1, -(-len(batch) // LANES))
             lanes = [self._groups(batch[start : start + size]) for start in range(0, len(batch), size)]
             batch = [*filter(None, [first]), *(item for lane in lanes for _, group in lane for item in group)]
             for received in self._run_script(script(lanes, mark, first)):

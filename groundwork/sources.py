@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Iterable, Iterator
 
 from groundwork import cache
-from groundwork import ROOT
+from groundwork import AGENT, ROOT
 
 GIT_SECONDS = 120
 """Seconds that git may take to fetch a commit."""
@@ -217,7 +217,8 @@ def _run(*command: str) -> bytes:
     Raises:
         SourceError: with what it said.
     """
-    environment = {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes", **os.environ, "GIT_TERMINAL_PROMPT": "0"}
+    ours = {name: value for name, value in os.environ.items() if name != "SSH_AUTH_SOCK"} | ({"SSH_AUTH_SOCK": AGENT} if AGENT else {})
+    environment = {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes", **ours, "GIT_TERMINAL_PROMPT": "0"}
     try:
         with tempfile.TemporaryFile() as said:
             done = subprocess.run(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
 from typing import Callable
 from urllib.parse import quote
 
@@ -60,9 +62,13 @@ class _Compiled(FileSystemBytecodeCache):
 def _compiled() -> _Compiled | None:
     """None where the user has no cache of his own."""
     try:
-        directory = cache.directory() / "templates"
+        # What they are compiled by is in the name; jinja itself looks at each template's text.
+        by = hashlib.sha256(Path(__file__).read_bytes() + version("jinja2").encode()).hexdigest()
+        directory = cache.directory() / "templates" / by[:16]
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return None if cache.not_ours(directory, 0o700) else _Compiled(str(directory))
+        directory.parent.chmod(0o700)
+        ours = not any(cache.not_ours(path, 0o700) for path in (directory, directory.parent))
+        return _Compiled(str(directory)) if ours else None
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return None
 

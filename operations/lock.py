@@ -147,7 +147,9 @@ def _take_all(items: list) -> dict[str, str]:
             return {item.name: _message(item, answer) for item, answer in failed.items()}
         release()  # who waits holds nothing: two runs can't wait for each other
         for item, answer in failed.items():
-            if (item, str(answer)) not in said:
+            # A run that has ended without waiting for its lock's end is no news.
+            ends = isinstance(answer, Holder) and answer.is_dead and not answer.left and time.monotonic() - begin < 1
+            if (item, str(answer)) not in said and not ends:
                 said.add((item, str(answer)))
                 item.log(f"  waiting for {_waiting_for(answer)}")
         time.sleep(random.uniform(1, 2))

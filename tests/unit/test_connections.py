@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import paramiko
 import pytest
 from paramiko.ssh_exception import NoValidConnectionsError
+from pyinfra.api.exceptions import ConnectError
 from pyinfra.connectors.sshuserclient import client
 
 from groundwork import connections, logins
@@ -320,3 +321,29 @@ def test_nobody_logs_in_before_the_inventory_is_checked(tmp_path, sshd, port, sa
     assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert server.asked == ([] if "many" in port else ["me"]), done.stderr
     assert ("refuses" in done.stderr) == (port == "6379")
+
+
+def test_a_login_that_has_waited_long_is_begun_anew(monkeypatch):
+    tried = []
+
+    def connect(connector):
+        tried.append(connector)
+        if len(tried) == 1:
+            try:
+                connections.Client()._auth()
+            except paramiko.SSHException as error:
+                raise ConnectError(f"SSH error ({error})")
+
+    monkeypatch.setattr(connections, "PATIENCE_SECONDS", -1)
+    monkeypatch.setattr(connections, "_pyinfras_connect", connect)
+    connections._connect("one")
+    assert tried == ["one", "one"]
+
+
+def test_a_passphrase_is_asked_for_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(connections, "_given", {})
+    monkeypatch.setattr(connections, "_getpass", lambda prompt: asked.append(prompt) or "secret")
+    monkeypatch.setattr(connections.sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    assert [connections._passphrase(f"key {name}: ") for name in "aab"] == ["secret"] * 3
+    assert asked == ["key a: ", "key b: "]

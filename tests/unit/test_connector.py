@@ -241,6 +241,32 @@ def test_what_is_asked_while_the_lock_is_taken_holds(run, ahead, paths):
     assert all_of(host, paths) == WANTED and host.connector.scripts == 1
 
 
+def test_what_was_looked_ahead_for_is_asked_again_after_somebody_was_asked(run, ahead, paths):
+    """Whoever runs it without -y, after runs with it, may have changed something by hand before Enter."""
+    (host,) = run(stage=StateStage.Prepare, look_ahead=True)
+    host.connector.ahead = gevent.spawn(host.connector._ask_ahead)
+    assert all_of(host, paths) == WANTED
+    open(paths[2], "w").write("by hand\n")
+    _, lock, state = ahead()
+    host.state.current_stage = StateStage.Execute
+    host.connector.locking()
+    was = state()
+    lock.write_text("ours")
+    host.connector.locked(was, state())
+    assert all_of(host, paths)[2] == ["by hand"] and host.connector.scripts == 2
+
+
+def test_a_run_that_ended_with_the_lock_has_nothing_more_to_ask(run, ahead, paths, capfd):
+    host, lock, state = ahead()
+    host.connector.memory.stages = {"execute": [connector.LOCK]}
+    host.connector.asked = {}
+    host.connector.memory.save()
+    (host,) = run(stage=StateStage.Prepare)
+    host.connector.ahead = gevent.spawn(host.connector._ask_ahead)
+    assert all_of(host, paths) == WANTED and "Traceback" not in capfd.readouterr().err
+    assert connector.LOCK in host.connector.answers.given
+
+
 def test_what_takes_no_lock_is_not_asked_for_more_than_its_stage(run, paths):
     for scripts in (0, 2):
         (host,) = run(stage=StateStage.Prepare)
