@@ -1,8 +1,8 @@
 """pyinfra's SSH connector, asking once.
 
 Each fact is a command of its own, and each command costs round trips. This connector remembers which questions
-the last run asked of a host, asks them all in one script as soon as the first of them comes up again, and answers
-from what came back. What makes it safe:
+the last run asked of a host, asks them all in one script as soon as it is connected, and answers from what comes
+back, as it comes. What makes it safe:
 
 - Only questions are kept between runs (groundwork/memory.py); every answer is of this run, and of the last minute.
 - Every answer is dropped as soon as anything is changed on any host, and when pyinfra goes on to its next stage: an
@@ -48,7 +48,8 @@ FRESH_SECONDS = 60
 """How long an answer counts, where a run takes longer without changing anything."""
 
 LANES = 2
-"""Questions that are asked at the same time: on two cores two took 0.32 s for all of the stack's, three 0.30, four 0.31."""
+"""Questions that are asked at the same time: on two cores two took 0.34 s for all of the stack's, three 0.35, one 0.56; and a
+whole run, which reads the first answers while the others are asked, 1.73 s with two and 1.84 with three."""
 
 ENDED_SECONDS = 2
 """How long sshd may take to see that a session has ended, where its MaxSessions lets no other begin before."""
