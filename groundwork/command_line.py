@@ -129,7 +129,7 @@ def _deploys(operation: str) -> bool:
 
 def _hosts(arguments: list[str], inventory: str) -> list[Host]:
     """The inventory's hosts, with what the command line says of them, as pyinfra will read them again."""
-    given = _parsed(arguments)
+    given = _parsed(*arguments)
     words = list(given.get("data") or ())
     if wrong := [word for word in words if "=" not in word]:
         raise Refusal(f"--data {wrong[0]}: say it as KEY=VALUE")
@@ -231,16 +231,12 @@ def _limits(arguments: list[str]) -> list[str]:
 
 def words(arguments: list[str]) -> tuple[str, list[str]]:
     """Inventory and operations."""
-    given = _parsed(arguments)
+    given = _parsed(*arguments)
     return given.get("inventory") or "", list(given.get("operations") or ())
 
 
-def _parsed(arguments: list[str]) -> dict[str, Any]:
-    return _parsed_once(*arguments)
-
-
 @cache
-def _parsed_once(*arguments: str) -> dict[str, Any]:
+def _parsed(*arguments: str) -> dict[str, Any]:
     """The command line, by pyinfra's own parser; empty where it will be refused."""
     try:
         return cli.cli.make_context("pyinfra", list(arguments), resilient_parsing=True).params

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable, Iterator
 
-from groundwork import cache
-from groundwork import AGENT, ROOT
+from groundwork import AGENT, ROOT, cache
 
 GIT_SECONDS = 120
 """Seconds that git may take to fetch a commit."""

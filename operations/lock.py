@@ -29,11 +29,10 @@ from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import extract_control_arguments, make_unix_command_for_host
 from pyinfra.context import ctx_host
 
-from groundwork import command_line, connections, logins
+from groundwork import ROOT, command_line, connections, logins
 from groundwork.connector import Connector
 from groundwork.context import topology
 from groundwork.settings import HostSettings
-from groundwork import ROOT
 from operations.report import stop
 
 LEFT_SECONDS = 900

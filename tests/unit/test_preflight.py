@@ -190,7 +190,7 @@ def test_a_group_without_a_host(tmp_path):
     path.write_text(path.read_text() + "redis = []\n")
     done = run(path, "tasks.redis.redis", "-y")
     assert done.returncode != 0 and "none of the hosts is in the group redis: @fake/one" in done.stderr
-    assert "Connected" not in done.stderr and "Traceback" not in done.stderr
+    assert "Connecting to hosts" not in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_group_that_is_nearly_a_role(tmp_path):
@@ -213,7 +213,7 @@ def test_two_hosts_of_one_name(tmp_path):
     path.write_text(path.read_text() + 'redis = [_a]\ndocker = [("@fake/two", {"private_address": "10.0.0.7"})]\n')
     done = run(path, "deploy.py", "-y")
     assert done.returncode != 0 and f"{path}:{line},{line + 2}: two hosts are called @fake/two" in done.stderr
-    assert "Traceback" not in done.stderr and "Connected" not in done.stderr
+    assert "Traceback" not in done.stderr and "Connecting to hosts" not in done.stderr
 
 
 def test_one_host_that_is_written_twice(tmp_path):
@@ -236,7 +236,7 @@ def test_a_host_in_the_place_of_a_group(tmp_path):
     done = run(path, "deploy.py", "-y")
     line = len(path.read_text().splitlines())
     assert done.returncode != 0 and f"{path}:{line}: pyinfra would read 'web1' as a group with the hosts 'w', 'e', 'b'…" in done.stderr
-    assert "(_web1)" in done.stderr and "Traceback" not in done.stderr and "Connected" not in done.stderr
+    assert "(_web1)" in done.stderr and "Traceback" not in done.stderr and "Connecting to hosts" not in done.stderr
 
 
 def test_from_another_directory_nothing_is_done(tmp_path):
@@ -250,7 +250,7 @@ def test_from_another_directory_nothing_is_connected_to(tmp_path, operation):
     """Group data is read in any case, and says so before a connection."""
     done = run(ROOT / "inventories" / "static.py", operation, "-y", directory=tmp_path)
     assert done.returncode != 0 and f"run pyinfra in the repository's root: cd {ROOT} (and then" in done.stderr
-    assert "Traceback" not in done.stderr and "Connected" not in done.stderr
+    assert "Traceback" not in done.stderr and "Connecting to hosts" not in done.stderr
 
 
 def test_a_limit_that_matches_nothing(tmp_path):
@@ -330,7 +330,7 @@ def test_data_without_a_value(tmp_path):
 def test_an_inventory_that_can_not_be_read(tmp_path, text, message):
     done = run(_with(tmp_path, text), "deploy.py", "-y")
     assert done.returncode != 0 and message in done.stderr
-    assert "Traceback" not in done.stderr and "Connected" not in done.stderr
+    assert "Traceback" not in done.stderr and "Connecting to hosts" not in done.stderr
 
 
 @pytest.mark.parametrize(
