@@ -15,6 +15,22 @@ GUARD = "/usr/sbin/policy-rc.d"
 UPGRADED = "/var/lib/groundwork/upgraded"
 """Exists once all packages were upgraded, at the first run."""
 
+_OLD = r" r-xp .* /(usr|lib|lib64|bin|sbin|opt|srv|var/lib)/.* \(deleted\)$"
+RUNNING_OLD = rf"""upgraded=$(stat -c %Y {UPGRADED} 2>/dev/null || echo 0)
+for pid in $(grep -lsE '{_OLD}' /proc/[0-9]*/maps | cut -d/ -f3); do
+  unit=$(grep -soE '/system\.slice/.*\.service' "/proc/$pid/cgroup" | sed 's|.*/||')
+  age=$(ps -o etimes= -p "$pid") && [ -n "$unit" ] || continue
+  case $unit in dbus.* | dbus-broker.* | systemd-* | getty@* | serial-getty@*) after=reboot ;; *) after=restart ;; esac
+  [ $(($(date +%s) - age)) -gt "$upgraded" ] || after=reboot
+  echo "$after $unit"
+done | sort -u"""
+"""Lists services whose program or library was replaced under them (it is "deleted" for them), one `WORD UNIT` a line.
+
+The word is "reboot" for those that are not restarted under a system at work (needrestart leaves them, too), and for
+all that are older than the first run's upgrade; else "restart". What a just-in-time compiler writes (memfd, shared
+memory, /tmp) is no file of a package.
+"""
+
 
 @dataclass
 class AptState:

@@ -8,10 +8,10 @@ from fnmatch import fnmatchcase
 from typing import Iterable, Mapping
 
 from pyinfra import host, state
-from pyinfra.api import StringCommand, operation
+from pyinfra.api import FunctionCommand, StringCommand, operation
 
-from facts.packages import GUARD, UPGRADED, Apt, AptState, Installed
-from operations.report import report
+from facts.packages import GUARD, RUNNING_OLD, UPGRADED, Apt, AptState, Installed
+from operations.report import remind, report
 
 LISTS_FRESH = 6 * 3600
 """Seconds for which the package lists count as fresh; a mirror changes a few times a day."""
@@ -123,6 +123,7 @@ def install(
     if first:
         report("upgrading all packages, as base_first_run_upgrade asks")
         yield f"{WAIT_FOR_LOCKS} && {_APT} upgrade && touch {UPGRADED}"
+        yield FunctionCommand(_remind_of_old, (), {})
     if pinned := [f"{name}={wanted[name]}" for name in missing if wanted[name]]:
         yield _available(pinned, setting)
     if missing:
@@ -132,6 +133,12 @@ def install(
     if unheld := [name for name in held if name not in now.held or name in missing]:
         report(f"holding {', '.join(unheld)}")
         yield f"apt-mark hold {' '.join(unheld)} >/dev/null"
+
+
+def _remind_of_old(state, host) -> None:
+    _, output = host.run_shell_command(StringCommand(RUNNING_OLD), _sudo=True)
+    if units := [line.split()[1] for line in output.stdout_lines if line]:
+        remind(f"services go on with what was there before the upgrade: {', '.join(units)}. Reboot the host when it suits")
 
 
 def fresh_lists(now: AptState):

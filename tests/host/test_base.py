@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from facts.firewall import RULES
+from facts.packages import RUNNING_OLD
 from groundwork.rows import Absent, Directory, File, Link
 from groundwork.templates import render
 from operations.swap import PATH as SWAP
@@ -407,15 +408,11 @@ def test_each_unit_of_ours_is_hardened(base):
 
 def test_services_run_the_files_that_are_on_disk(base):
     assert base.check("systemctl show '*' -p NeedDaemonReload | sort -u").split() == ["NeedDaemonReload=no"]
-    # A program or a library that was upgraded under a running service is "deleted" for it. What a
-    # just-in-time compiler writes (memfd, shared memory, /tmp) is no file of a package.
-    outdated = base.run(
-        "grep -lE '/system\\.slice/.*\\.service' /proc/[0-9]*/cgroup | cut -d/ -f3 | "
-        "while read pid; do grep -sE ' r-xp .* /.*\\(deleted\\)$' /proc/$pid/maps | "
-        "sed \"s/^/$(cat /proc/$pid/comm) /\"; done | "
-        "grep -vE ' /(memfd:|dev/shm/|tmp/|SYSV)'"
-    )
-    assert outdated.stdout == ""
+    old = [line.split() for line in base.check(RUNNING_OLD).splitlines()]
+    outdated = [unit for after, unit in old if after == "restart"]
+    assert outdated == [], f"packages were upgraded under them: `systemctl restart {' '.join(outdated)}`"
+    if old:
+        pytest.skip(f"until a reboot on what was there before the first run's upgrade: {', '.join(unit for _, unit in old)}")
 
 
 def test_sshd_answers_with_the_installed_version(base):
