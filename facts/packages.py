@@ -54,7 +54,8 @@ class AptState:
 class Apt(FactBase):
     """Holds, and what apt needs before it can work: the same question for every role.
 
-    dpkg has the holds; `apt-mark showhold` reads apt's whole cache for the same answer.
+    dpkg has the holds; `apt-mark showhold` reads apt's whole cache for the same answer. And it has what is half done, which
+    `dpkg --audit` tells with what no repair mends: a package of somebody's that has no list of checksums.
     """
 
     default = AptState
@@ -62,8 +63,9 @@ class Apt(FactBase):
 
     def command(self) -> str:
         return (
-            "dpkg-query -W -f='${db:Status-Want}|${Package}\\n' 2>/dev/null | sed -n 's/^hold|/H|/p'; "
-            '[ -z "$(dpkg --audit 2>/dev/null)" ] || echo B; '
+            "dpkg-query -W -f='${db:Status-Want}|${db:Status-Eflag}|${db:Status-Status}|${Package}\\n' 2>/dev/null | awk -F'|' '"
+            '$1 == "hold" {print "H|" $4} $2 != "ok" || $3 !~ /^(installed|config-files|not-installed)$/ {broken = 1} '
+            "END {if (broken) print \"B\"}'; "
             "lists=/var/lib/groundwork/apt-updated; "
             '[ -e $lists ] && echo "A|$(($(date +%s) - $(stat -c %Y $lists)))"; '
             '[ -e $lists ] && [ -n "$(find /etc/apt/sources.list /etc/apt/sources.list.d '

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import paramiko
 import pytest
+from paramiko.auth_handler import AuthHandler
 from paramiko.ssh_exception import NoValidConnectionsError
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.connectors.sshuserclient import client
@@ -321,6 +322,16 @@ def test_nobody_logs_in_before_the_inventory_is_checked(tmp_path, sshd, port, sa
     assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert server.asked == ([] if "many" in port else ["me"]), done.stderr
     assert ("refuses" in done.stderr) == (port == "6379")
+
+
+def test_a_login_is_asked_for_with_its_service(tmp_path, sshd, monkeypatch):
+    """In one round trip, then: this server never says that it grants the service."""
+    monkeypatch.setattr(AuthHandler, "_parse_service_request", lambda handler, message: None)
+    server, data = sshd
+    path = tmp_path / "try_out.py"
+    path.write_text(f"_host = ('127.0.0.1', {data | {'private_address': '10.0.0.5'}!r})\nredis = [_host]\n")
+    done = run(path, "deploy.py", "-y")
+    assert server.asked == ["me"] and "refuses user me" in done.stderr, done.stderr
 
 
 def test_a_login_that_has_waited_long_is_begun_anew(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import socket
 import subprocess
 import threading
@@ -130,6 +131,21 @@ def test_what_apt_needs_is_one_question_for_all_roles():
     )
     said = "installed|curl|7.88.1-10+deb12u15\nconfig-files|nginx|1.22.1-9\ninstalled|mongodb-org-server|6.0.5"
     assert Installed().process(said.splitlines()) == {"curl": "7.88.1-10+deb12u15", "mongodb-org-server": "6.0.5"}
+
+
+@pytest.mark.parametrize("line, broken", [
+    ("install|ok|installed|curl", False), ("deinstall|ok|config-files|nginx", False), ("hold|ok|installed|curl", False),
+    ("unknown|ok|not-installed|x", False), ("install|ok|half-configured|curl", True), ("install|reinstreq|half-installed|curl", True),
+    ("install|ok|triggers-pending|man-db", True), ("install|reinstreq|installed|curl", True),
+])  # fmt: skip
+def test_what_dpkg_left_half_done_is_seen(tmp_path, line, broken):
+    query = tmp_path / "dpkg-query"
+    query.write_text(f"#!/bin/sh\necho 'install|ok|installed|bash'; echo '{line}'\n")
+    query.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    said = subprocess.run(["sh", "-c", Apt().command()], env=path, capture_output=True, text=True, check=True).stdout
+    found = Apt().process(said.splitlines())
+    assert (found.broken, found.held) == (broken, {"curl"} if line.startswith("hold") else set())
 
 
 def holds(check: str) -> bool:
