@@ -11,6 +11,7 @@ from pyinfra.api.exceptions import PyinfraError
 
 from facts.files import Paths
 from groundwork.context import current, secret_value
+from groundwork.questions import asking
 from groundwork.settings import HostSettings
 from groundwork.takeover import BEFORE, Found
 from groundwork import ROOT
@@ -136,7 +137,8 @@ def ask(roles: list[str]) -> Found:
     from facts.found import Found as Fact
 
     fact = Fact()
-    good, output = host.run_shell_command(StringCommand(fact.command(roles)), _sudo=True)
+    with asking(host):
+        good, output = host.run_shell_command(StringCommand(fact.command(roles)), _sudo=True)
     if not good:
         raise PyinfraError(f"can't be asked what runs on it: {' '.join(output.stderr_lines[-1:])}")
     found = fact.process(output.stdout_lines)
