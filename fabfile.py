@@ -1,6 +1,6 @@
 """Jobs for people, from their own machine: `fab --list`, and docs/people.md.
 
-Each takes --inventory inventories/NAME.py; by default that of GROUNDWORK_INVENTORY, or of the only secrets/*.age.
+Each but check takes --inventory inventories/NAME.py; by default that of GROUNDWORK_INVENTORY, or of the only secrets/*.age.
 """
 
 import sys

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 from dataclasses import dataclass
@@ -21,9 +22,15 @@ HEAD = """# Speed
 
 <!-- Written by `make bench` (bench/report.py) from bench/results/: changes here are overwritten. -->
 
-How long a run takes beside the alternatives, on lab hosts (docs/lab.md) of one machine, in one session. `make bench` measures it
-again; `.venv/bin/python -m bench --list` names its cases, `--only CASE` measures one of them, `--report` only writes this page.
-What is compared, and how, is told below and in bench/README.md.
+How long a run takes beside the alternatives, on lab hosts (docs/lab.md) of one machine; which commit each case was measured at is
+told at the end. `make bench` measures it again; `.venv/bin/python -m bench --list` names its cases, `--only CASE` measures one of
+them, `--report` only writes this page. How it was done is told below and in bench/README.md.
+
+- *The floor*: stock pyinfra starts, connects, and runs `true` on each host. *floor.sh* (bench/) is that of a first run: one apt transaction.
+- *State*: a thing that shall be so, such as a file with content, owner and mode. *N ms*: the round trip to a host.
+- *`-y`* does not ask; *asked first* is a run without it, which looks, shows what will change, and asks.
+- *Plain `@ssh`* is Groundwork on pyinfra's own connector, as all is asked where nothing is remembered: the first run of a host from a machine.
+- *Exchanges* are scripts and commands sent after connecting; *turns* are how often the controller spoke and was answered, connecting included.
 """
 
 HOW = """## How it was measured
@@ -151,10 +158,11 @@ def _page(book: Book) -> Iterable[str]:
     )
     yield "\n## The full stack on one host, no change\n"
     stack = [(GROUNDWORK, "`-y`"), (ASKED, "asked first"), (PLAIN, "`-y`, plain `@ssh`"), (ASKED_PLAIN, "asked first, plain `@ssh`"), (FLOOR, "the floor")]
+    trips = [trip for trip in TRIPS if book.find(STACK, GROUNDWORK, trip)]
     yield from _table(
-        ("", *(f"{trip} ms" for trip in TRIPS), "exchanges (50 ms)", "turns (50 ms)"),
+        ("", *(f"{trip} ms" for trip in trips), "exchanges (50 ms)", "turns (50 ms)"),
         (
-            (name, *(_seconds(book.find(STACK, tool, trip)) for trip in TRIPS), *(_count(book.find(STACK, tool, 50), of) for of in ("exchanges", "turns")))
+            (name, *(_seconds(book.find(STACK, tool, trip)) for trip in trips), *(_count(book.find(STACK, tool, 50), of) for of in ("exchanges", "turns")))
             for tool, name in stack
         ),
     )
@@ -167,9 +175,10 @@ def _page(book: Book) -> Iterable[str]:
     yield "The full stack on a host made anew, against bench/floor.sh (bench/first_run.py): the same packages in one apt transaction.\n"
     rows = ((name, book.find(cases.FIRST_RUN, name, 0)) for name in (GROUNDWORK, "floor.sh"))
     yield from _table(("", "seconds", ""), ((name, _seconds(row), row["note"] if row else "") for name, row in rows))
-    yield "\nThe 200 states on a host made anew, at 0 ms, and how many tasks or operations said that they changed something.\n"
-    rows = ((tool, book.find(cases.FIRST, tool, 0)) for tool in (GROUNDWORK, PYINFRA, MITOGEN, ANSIBLE))
-    yield from _table(("", "seconds", "changed"), ((name, _seconds(row), str(row["changed"]) if row else "-") for name, row in rows))
+    rows = [(tool, book.find(cases.FIRST, tool, 0)) for tool in (GROUNDWORK, PYINFRA, MITOGEN, ANSIBLE)]
+    if any(row for _, row in rows):
+        yield "\nThe 200 states on a host made anew, at 0 ms, and how many tasks or operations said that they changed something.\n"
+        yield from _table(("", "seconds", "changed"), ((name, _seconds(row), str(row["changed"]) if row else "-") for name, row in rows))
     yield "\n## What was not measured, or not as the rest\n"
     yield from (_remarks(book) or ["Nothing.\n"])
     yield ""
@@ -243,21 +252,31 @@ def _remarks(book: Book) -> list[str]:
 
 
 def _machine(book: Book) -> Iterable[str]:
-    loads = [load for row in book.rows for load in row.get("load", [])]
-    works = [work for row in book.rows for work in row.get("calibration", [])]
-    dates = sorted({row["measured"] for row in book.rows if "measured" in row})
-    if not loads:
+    """Each case by itself: within one, tools take turns, and both sides of a ratio have the same noise."""
+    cases_there = list(dict.fromkeys((row["what"], row["hosts"], row["rtt_ms"]) for row in book.rows if row["seconds"]))
+    if not any(row.get("load") for row in book.rows):
         return
     yield "## Noise, and versions\n"
     yield (
-        f"Measured {dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'}. The machine's load when cases began and ended: "
-        f"{min(loads):.1f} to {max(loads):.1f} (the hosts and the tools are on it, too). A fixed piece of work, before and after each case, took "
-        f"{min(works):.2f} to {max(works):.2f} s: what differs by less than that ratio, {max(works) / min(works):.2f}, differs by chance.\n"
+        f"The machine has {os.cpu_count()} cores, which hosts and tools share with others' work. *Load*: when the case began and ended. *Fixed work*: the "
+        "seconds that the same piece of work took before and after it; the more they differ, the less a small difference says. A ratio's two "
+        "sides are of one case, whose tools took turns, but for what compares 50 hosts with one.\n"
     )
-    versions = {json.dumps(row["versions"]) for row in book.rows if "versions" in row}
-    for one in sorted(versions):
-        yield "- " + "; ".join(f"{tool}: {', '.join(f'{name} {number}' for name, number in parts.items())}" for tool, parts in json.loads(one).items())
+    yield from _table(("case", "measured", "commit", "load", "fixed work"), (_circumstances(book, *case) for case in cases_there))
     yield ""
+    versions = {json.dumps({**row["versions"], GROUNDWORK: {**row["versions"][GROUNDWORK], "commit": ""}}) for row in book.rows if "versions" in row}
+    for one in sorted(versions):
+        yield "- " + "; ".join(
+            f"{tool}: {', '.join(f'{name} {number}' for name, number in parts.items() if number)}" for tool, parts in json.loads(one).items()
+        )
+    yield ""
+
+
+def _circumstances(book: Book, what: str, hosts: int, trip: int) -> tuple[str, ...]:
+    row = next(row for row in reversed(book.rows) if (row["what"], row["hosts"], row["rtt_ms"]) == (what, hosts, trip) and row["seconds"])
+    commit = row.get("versions", {}).get(GROUNDWORK, {}).get("commit", "-")
+    ends = [" and ".join(f"{number:.2f}" for number in row.get(of, [])) or "-" for of in ("load", "calibration")]
+    return f"{what}, {_hosts(hosts)}, {trip} ms", row.get("measured", "-"), commit, *ends
 
 
 # The picture

@@ -34,7 +34,7 @@ _data1 = (
 
 # A group is a role: a host gets the roles whose groups it is in. Every host gets `base`.
 # Who may reach whom follows from this: app reaches mongodb, redis and chromadb; everybody reaches
-# nginx; nobody reaches anything else.
+# nginx, and sshd where base_ssh_sources does not say who; nobody reaches anything else.
 nginx = [_edge1]
 app = [_edge1]
 

@@ -7,7 +7,17 @@ from pathlib import Path
 CACHE = Path(os.environ.get("GROUNDWORK_LAB_CACHE") or "/var/cache/groundwork-lab")
 NETWORK = os.environ.get("GROUNDWORK_LAB_NETWORK") or "10.87.0.0/24"
 MIRROR = os.environ.get("GROUNDWORK_LAB_MIRROR")
-SUITE = os.environ.get("GROUNDWORK_LAB_SUITE") or "bookworm"
+OWN_SUITES = ("jammy", "noble")
+"""Controllers of these have lab hosts of their own suite: their sources lead to no Debian."""
+
+
+def own_suite(release: Path = Path("/etc/os-release")) -> str:
+    """The suite of hosts that name none: bookworm, but on an Ubuntu controller its own."""
+    words = release.read_text().replace('"', "").split() if release.exists() else []
+    return next((suite for suite in OWN_SUITES if f"VERSION_CODENAME={suite}" in words), "bookworm")
+
+
+SUITE = os.environ.get("GROUNDWORK_LAB_SUITE") or own_suite()
 CONNECTOR = os.environ.get("GROUNDWORK_LAB_CONNECTOR") or "groundwork"
 
 

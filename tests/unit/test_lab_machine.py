@@ -123,3 +123,10 @@ def test_the_stand_ins_packages_are_complete():
 
 def test_no_registrys_address_is_in_the_lock_file():
     assert '"resolved"' not in (repository.HERE / "npm/package-lock.json").read_text()
+
+
+@pytest.mark.parametrize("name, suite", [("bookworm", "bookworm"), ("noble", "noble"), ("jammy", "jammy"), ("trixie", "bookworm")])
+def test_hosts_are_of_the_controllers_own_suite_where_its_sources_lead_to_no_other(tmp_path, name, suite):
+    (tmp_path / "os-release").write_text(f'ID=x\nVERSION_CODENAME="{name}"\n')
+    assert settings.own_suite(tmp_path / "os-release") == suite
+    assert settings.own_suite(tmp_path / "none") == "bookworm"
