@@ -26,7 +26,8 @@ class Machine(FactBase):
             f'. /etc/os-release; echo "{self.FIRST}$ID"; echo "codename=$VERSION_CODENAME"; '
             'echo "architecture=$(dpkg --print-architecture)"; echo "cores=$(nproc)"; '
             'read -r name memory unit </proc/meminfo; echo "memory=$memory"; '  # MemTotal is the first line (proc(5))
-            'echo "container=$(cat /run/systemd/container 2>/dev/null)"; '  # systemd's own note ("Container Interface")
+            # systemd's own note ("Container Interface"), and those of Docker and Podman.
+            'echo "container=$(cat /run/systemd/container 2>/dev/null || ls /.dockerenv /run/.containerenv 2>/dev/null)"; '
             f"for mark in {_marks()}; do [ -e $mark ] && echo mark=$mark; done; "
             "[ -d /var/lib/groundwork ] && echo known=yes; "
             # Enabled or active, as is-enabled and is-active have it: one call to systemd in place of two.

@@ -337,8 +337,9 @@ def _request_auth(handler: AuthHandler) -> None:
     granted = paramiko.Message()
     granted.add_string("ssh-userauth")
     granted.rewind()
-    handler._parse_service_accept(granted)
-    handler._parse_service_accept = lambda message: None  # the server's own, which comes yet
+    # First: the server's own may come while an agent signs.
+    ask, handler._parse_service_accept = handler._parse_service_accept, lambda message: None
+    ask(granted)
 
 
 _paramikos_request_auth = AuthHandler._request_auth

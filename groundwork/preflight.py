@@ -15,6 +15,7 @@ from typing import Iterable
 import gevent
 from gevent.lock import Semaphore
 from jinja2 import TemplateError
+from paramiko import SSHException
 from pyinfra import inventory, logger
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
@@ -426,11 +427,12 @@ def _found_errors(topology: Topology) -> Iterable[str]:
         with ctx_host.use(item):
             try:
                 topology.hosts[item.name].found = takeover_operations.ask(roles)
-            except PyinfraError as error:
-                problems[item.name] = f"{item.name}: {error}"
+            except (PyinfraError, SSHException, OSError, EOFError) as error:
+                problems[item.name] = f"{item.name}: {error or type(error).__name__}"
 
     new = {item: new_roles(topology.hosts[item.name]) for item in inventory.get_active_hosts()}
-    gevent.joinall([gevent.spawn(ask, item, roles) for item, roles in new.items() if roles])
+    # Whatever else goes wrong ends the run: a host that was not asked would count as one where nothing is in the way.
+    gevent.joinall([gevent.spawn(ask, item, roles) for item, roles in new.items() if roles], raise_error=True)
     yield from problems.values()
     for item in new:
         here = topology.hosts[item.name]

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import paramiko
 import pytest
 from paramiko.auth_handler import AuthHandler
+from paramiko.common import MSG_SERVICE_ACCEPT
 from paramiko.ssh_exception import NoValidConnectionsError
 from pyinfra.api.exceptions import ConnectError
 from pyinfra.connectors.sshuserclient import client
@@ -332,6 +333,24 @@ def test_a_login_is_asked_for_with_its_service(tmp_path, sshd, monkeypatch):
     path.write_text(f"_host = ('127.0.0.1', {data | {'private_address': '10.0.0.5'}!r})\nredis = [_host]\n")
     done = run(path, "deploy.py", "-y")
     assert server.asked == ["me"] and "refuses user me" in done.stderr, done.stderr
+
+
+def test_a_key_signs_once_where_the_server_answers_meanwhile():
+    """An agent takes its time, and what the server says of the service is read while it does."""
+    asked = []
+
+    class Handler(AuthHandler):
+        auth_method = "publickey"
+
+        def __init__(self):
+            self.transport = SimpleNamespace(_send_message=lambda message: asked.append("service"))
+
+        def _parse_service_accept(self, message):
+            asked.append(message.get_text())
+            AuthHandler._client_handler_table.fget(self)[MSG_SERVICE_ACCEPT](message)  # as the transport calls it
+
+    connections._request_auth(Handler())
+    assert asked == ["service", "ssh-userauth"]
 
 
 def test_a_login_that_has_waited_long_is_begun_anew(monkeypatch):

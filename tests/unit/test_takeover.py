@@ -6,15 +6,18 @@ import json
 import os
 import re
 import subprocess
+from types import SimpleNamespace
 
 import pytest
+from paramiko import SSHException
 
 from facts import found as facts
 from facts.found import Found as Fact
 from facts.found import read
+from groundwork import preflight
 from groundwork.takeover import new_roles, sentences
 from operations import takeover as operations
-from tests.unit.conftest import machine
+from tests.unit.conftest import machine, make_topology
 from tests.unit.pyinfra_fake import group_data, inventory, run
 
 BARE = 'S|tcp LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=38,fd=3))\nU|38|ssh.service\n'
@@ -336,3 +339,16 @@ def test_take_over_names_roles(tmp_path):
     group_data(tmp_path, "all", 'take_over = ["ngnix"]\n')
     done = run(inventory(tmp_path, ["base"]), "deploy.py", "-y")
     assert done.returncode == 1 and "take_over: 'ngnix' is none of base, " in done.stderr
+
+
+def test_a_host_that_can_not_be_asked_what_it_holds_is_refused(monkeypatch):
+    """Or it would count as one where nothing is in the way."""
+
+    def lost(roles):
+        raise SSHException("Channel closed.")
+
+    item = type("Item", (), {"name": "one"})()  # a host is hashable
+    monkeypatch.setattr(preflight, "inventory", SimpleNamespace(get_active_hosts=lambda: [item]))
+    monkeypatch.setattr(preflight, "new_roles", lambda here: ["redis"])
+    monkeypatch.setattr(preflight.takeover_operations, "ask", lost)
+    assert list(preflight._found_errors(make_topology({"one": (["redis"], {})}))) == ["one: Channel closed."]
