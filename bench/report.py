@@ -253,7 +253,7 @@ def _remarks(book: Book) -> list[str]:
 
 def _machine(book: Book) -> Iterable[str]:
     """Each case by itself: within one, tools take turns, and both sides of a ratio have the same noise."""
-    cases_there = list(dict.fromkeys((row["what"], row["hosts"], row["rtt_ms"]) for row in book.rows if row["seconds"]))
+    measured = {(row["what"], row["hosts"], row["rtt_ms"]): row for row in book.rows if row["seconds"]}
     if not any(row.get("load") for row in book.rows):
         return
     yield "## Noise, and versions\n"
@@ -262,7 +262,7 @@ def _machine(book: Book) -> Iterable[str]:
         "seconds that the same piece of work took before and after it; the more they differ, the less a small difference says. A ratio's two "
         "sides are of one case, whose tools took turns, but for what compares 50 hosts with one.\n"
     )
-    yield from _table(("case", "measured", "commit", "load", "fixed work"), (_circumstances(book, *case) for case in cases_there))
+    yield from _table(("case", "measured", "commit", "load", "fixed work"), map(_circumstances, measured.values()))
     yield ""
     versions = {json.dumps({**row["versions"], GROUNDWORK: {**row["versions"][GROUNDWORK], "commit": ""}}) for row in book.rows if "versions" in row}
     for one in sorted(versions):
@@ -272,11 +272,10 @@ def _machine(book: Book) -> Iterable[str]:
     yield ""
 
 
-def _circumstances(book: Book, what: str, hosts: int, trip: int) -> tuple[str, ...]:
-    row = next(row for row in reversed(book.rows) if (row["what"], row["hosts"], row["rtt_ms"]) == (what, hosts, trip) and row["seconds"])
+def _circumstances(row: Row) -> tuple[str, ...]:
     commit = row.get("versions", {}).get(GROUNDWORK, {}).get("commit", "-")
     ends = [" and ".join(f"{number:.2f}" for number in row.get(of, [])) or "-" for of in ("load", "calibration")]
-    return f"{what}, {_hosts(hosts)}, {trip} ms", row.get("measured", "-"), commit, *ends
+    return f"{row['what']}, {_hosts(row['hosts'])}, {row['rtt_ms']} ms", row.get("measured", "-"), commit, *ends
 
 
 # The picture

@@ -167,7 +167,7 @@ def _finish(suite: str, root: Path) -> None:
 def archives(suite: str) -> tuple[str, str]:
     """The archive's address for a suite, and that of its security updates."""
     family = _family(suite)
-    here, codename = _this_distribution()
+    here, codename = settings.distribution()
     if here != family:
         if not settings.MIRROR:
             raise LabError(
@@ -182,12 +182,6 @@ def archives(suite: str) -> tuple[str, str]:
     if not archive:
         raise LabError(f"/etc/apt has no source for {codename}, so the lab does not know where to get {suite}.")
     return archive, security
-
-
-def _this_distribution() -> tuple[str, str]:
-    pairs = (line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
-    release = {key: value.strip('"') for key, value in pairs}
-    return release.get("ID", ""), release.get("VERSION_CODENAME", "")
 
 
 def _own_sources(family: str) -> list[tuple[str, list[str]]]:

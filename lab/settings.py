@@ -1,4 +1,4 @@
-"""Where the lab keeps its things and what it calls them. Computes paths only: inventories import this."""
+"""Where the lab keeps its things and what it calls them. Changes nothing: inventories import this."""
 
 import ipaddress
 import os
@@ -7,17 +7,23 @@ from pathlib import Path
 CACHE = Path(os.environ.get("GROUNDWORK_LAB_CACHE") or "/var/cache/groundwork-lab")
 NETWORK = os.environ.get("GROUNDWORK_LAB_NETWORK") or "10.87.0.0/24"
 MIRROR = os.environ.get("GROUNDWORK_LAB_MIRROR")
-OWN_SUITES = ("jammy", "noble")
-"""Controllers of these have lab hosts of their own suite: their sources lead to no Debian."""
+DEBIAN = ("bookworm", "trixie")
+UBUNTU = ("jammy", "noble")
 
 
-def own_suite(release: Path = Path("/etc/os-release")) -> str:
-    """The suite of hosts that name none: bookworm, but on an Ubuntu controller its own."""
-    words = release.read_text().replace('"', "").split() if release.exists() else []
-    return next((suite for suite in OWN_SUITES if f"VERSION_CODENAME={suite}" in words), "bookworm")
+def distribution(release: Path = Path("/etc/os-release")) -> tuple[str, str]:
+    """What the controller runs, by os-release(5): `ID` and `VERSION_CODENAME`, empty where it does not tell."""
+    lines = release.read_text().splitlines() if release.exists() else []
+    found = {key: value.strip('"') for key, value in (line.split("=", 1) for line in lines if "=" in line)}
+    return found.get("ID", ""), found.get("VERSION_CODENAME", "")
 
 
-SUITE = os.environ.get("GROUNDWORK_LAB_SUITE") or own_suite()
+def own_suite(codename: str) -> str:
+    """The suite of hosts that name none: bookworm, but on an Ubuntu controller, whose sources lead to no Debian, its own."""
+    return codename if codename in UBUNTU else "bookworm"
+
+
+SUITE = os.environ.get("GROUNDWORK_LAB_SUITE") or own_suite(distribution()[1])
 CONNECTOR = os.environ.get("GROUNDWORK_LAB_CONNECTOR") or "groundwork"
 
 
@@ -60,8 +66,6 @@ BRIDGE = bridge(NETWORK)
 OFFICE_BRIDGE = bridge(OFFICE)
 NFT_TABLE = f"groundwork_lab_{PREFIX.replace('.', '_')}"
 
-DEBIAN = ("bookworm", "trixie")
-UBUNTU = ("jammy", "noble")
 SUITES = DEBIAN + UBUNTU
 
 SSH_KEY = CACHE / "ssh" / "id_ed25519"

@@ -10,11 +10,11 @@ from pyinfra.api import StringCommand, operation
 from pyinfra.api.exceptions import PyinfraError
 
 from facts.files import Paths
+from groundwork import ROOT
 from groundwork.context import current, secret_value
 from groundwork.questions import asking
 from groundwork.settings import HostSettings
 from groundwork.takeover import BEFORE, Found
-from groundwork import ROOT
 from operations import mongodb as database
 from operations.report import report
 

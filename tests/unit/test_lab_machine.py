@@ -29,7 +29,7 @@ Components: main
 def apt(tmp_path, monkeypatch):
     """A controller of Debian bookworm with sources of its own and a third party's."""
     monkeypatch.setattr(roots, "SOURCES", tmp_path)
-    monkeypatch.setattr(roots, "_this_distribution", lambda: ("debian", "bookworm"))
+    monkeypatch.setattr(settings, "distribution", lambda: ("debian", "bookworm"))
     monkeypatch.setattr(settings, "MIRROR", None)
     (tmp_path / "sources.list.d").mkdir()
     (tmp_path / "sources.list.d/vendor.list").write_text("deb https://vendor.example/apt bookworm main\n")
@@ -128,5 +128,6 @@ def test_no_registrys_address_is_in_the_lock_file():
 @pytest.mark.parametrize("name, suite", [("bookworm", "bookworm"), ("noble", "noble"), ("jammy", "jammy"), ("trixie", "bookworm")])
 def test_hosts_are_of_the_controllers_own_suite_where_its_sources_lead_to_no_other(tmp_path, name, suite):
     (tmp_path / "os-release").write_text(f'ID=x\nVERSION_CODENAME="{name}"\n')
-    assert settings.own_suite(tmp_path / "os-release") == suite
-    assert settings.own_suite(tmp_path / "none") == "bookworm"
+    assert settings.distribution(tmp_path / "os-release") == ("x", name)
+    assert settings.own_suite(settings.distribution(tmp_path / "os-release")[1]) == suite
+    assert settings.own_suite(settings.distribution(tmp_path / "none")[1]) == "bookworm"
